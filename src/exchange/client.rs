@@ -1,0 +1,44 @@
+//! Who is calling: one value per connection, shared by its requests.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// What is known of a client's connection before its first request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Name of the entry point that accepted the connection.
+    pub entry_point: Arc<str>,
+    /// Position of that entry point in the snapshot's per-entry-point tables.
+    pub entry_point_index: usize,
+    /// The caller: the TCP peer, or what a trusted peer's PROXY header said.
+    pub peer: SocketAddr,
+    /// The address that was called: the socket's own, or what a trusted PROXY header said.
+    pub local: SocketAddr,
+    /// Whether this peer's `X-Forwarded-*` headers are believed.
+    pub trusted: bool,
+    /// TLS facts, once terminated here.
+    pub tls: Option<Arc<TlsFacts>>,
+}
+
+/// What the TLS handshake said.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFacts {
+    /// `1.2`, `1.3`.
+    pub version: &'static str,
+    /// IANA name of the cipher suite.
+    pub cipher: &'static str,
+    /// Server name that the client asked for, lower case.
+    pub server_name: Option<Box<str>>,
+}
+
+impl Client {
+    /// The caller's address without its port, IPv4-mapped forms reduced.
+    pub fn address(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
+    }
+}

@@ -1,0 +1,11 @@
+//! Portcullis: an API gateway and edge reverse proxy that takes Traefik's configuration and stands on Pingora.
+
+// Modules in floor order: a module may use those above it in this list, never those below (`tests/it/tidy.rs`).
+pub mod problem;
+pub mod units;
+
+pub mod exchange;
+pub mod observe;
+
+pub mod middleware;
+pub mod service;
