@@ -1,0 +1,463 @@
+//! One server: its address, whether it is up, how busy and how fast it is, and a connection template.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration as Span, Instant};
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+use pingora::protocols::ALPN;
+use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
+use pingora::upstreams::peer::{HttpPeer, Scheme};
+use serde::{Deserialize, Serialize};
+
+use super::health;
+use super::resolve::{Addresses, Found};
+use super::strategy::{drr, least_time};
+use super::transport::Transport;
+use crate::exchange::Fault;
+use crate::problem::Problem;
+
+/// Heaviest server.
+pub const WEIGHT_LIMIT: i64 = 1_000_000;
+
+/// One of `servers` as written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// `http://host:port`, `https://…`, or `h2c://…` for HTTP/2 without TLS.
+    pub url: String,
+    /// Its share of the requests. Zero or less: none but those of its sticky clients.
+    #[serde(default = "one")]
+    pub weight: i64,
+    /// Puts the path of the URL before the path of each request.
+    #[serde(default)]
+    pub preserve_path: bool,
+}
+
+const fn one() -> i64 {
+    1
+}
+
+/// A server. It outlives reloads that leave its URL and transport as they are.
+#[derive(Debug)]
+pub struct Server {
+    id: u64,
+    url: Box<str>,
+    host_header: HeaderValue,
+    base_path: Option<Box<str>>,
+    addresses: Addresses,
+    transport: u64,
+    template: HttpPeer,
+    idle_limit: Option<usize>,
+    in_flight: AtomicUsize,
+    pub(super) health: health::State,
+    /// Passive health: no requests before this time, in milliseconds of [`millis`].
+    left_alone_until: AtomicU64,
+    last_error: Mutex<Option<Arc<str>>>,
+    pub(super) latency: least_time::Latency,
+    pub(super) vigour: drr::Vigour,
+}
+
+impl Server {
+    /// A server that has not been tried yet: it counts as up as soon as its address is known.
+    ///
+    /// # Errors
+    /// If the URL is not one of a server, or the weight has no meaning.
+    pub fn build(settings: &Settings, transport: &Transport) -> Result<Self, Problem> {
+        let url = Url::parse(&settings.url).map_err(|message| Problem::at("url", message))?;
+        if settings.weight > WEIGHT_LIMIT {
+            return Err(Problem::at("weight", format!("is above {WEIGHT_LIMIT}")));
+        }
+        let host_header =
+            HeaderValue::from_str(url.authority).map_err(|_| Problem::at("url", "its host is not a valid name"))?;
+        Ok(Self {
+            id: fnv1a(FNV_START, settings.url.as_bytes()),
+            url: settings.url.as_str().into(),
+            host_header,
+            base_path: url.path.filter(|_| settings.preserve_path).map(Box::from),
+            addresses: Addresses::new(url.host, url.port),
+            transport: transport.identity(),
+            template: template(&url, transport),
+            idle_limit: transport.idle_limit,
+            in_flight: AtomicUsize::new(0),
+            health: health::State::default(),
+            left_alone_until: AtomicU64::new(0),
+            last_error: Mutex::new(None),
+            latency: least_time::Latency::default(),
+            vigour: drr::Vigour::default(),
+        })
+    }
+
+    /// Whether `settings` over `transport` describe this very server, whatever its weight.
+    pub fn is_same(&self, settings: &Settings, transport: &Transport) -> bool {
+        *self.url == *settings.url
+            && self.transport == transport.identity()
+            && self.base_path.is_some()
+                == (settings.preserve_path && Url::parse(&self.url).is_ok_and(|u| u.path.is_some()))
+    }
+
+    /// Names it among those that a request has tried. The same URL has the same number everywhere.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// As written.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its own host and port, for requests that must not carry the client's.
+    pub fn host_header(&self) -> &HeaderValue {
+        &self.host_header
+    }
+
+    /// What comes before each request's path (`preservePath`); without a trailing slash.
+    pub fn base_path(&self) -> Option<&str> {
+        self.base_path.as_deref()
+    }
+
+    /// Requests that it has not answered in full yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may get requests: its address is known, its probes pass, and it has not failed too often of late.
+    pub fn is_up(&self, now: Instant) -> bool {
+        self.health.is_up() && self.addresses.is_known() && !self.is_left_alone(now)
+    }
+
+    /// What its last failed probe, failed resolution or passive health said. Kept until the server is well again.
+    pub fn last_error(&self) -> Option<Arc<str>> {
+        self.last_error.lock().clone()
+    }
+
+    pub(super) fn set_last_error(&self, error: Option<&str>) {
+        *self.last_error.lock() = error.map(Arc::from);
+    }
+
+    pub(super) fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    pub(super) fn is_left_alone(&self, now: Instant) -> bool {
+        let until = self.left_alone_until.load(Ordering::Relaxed);
+        until != 0 && millis(now) < until
+    }
+
+    /// Keeps requests away until `until`, in milliseconds; whether it was free before `now`.
+    pub(super) fn leave_alone(&self, now: u64, until: u64) -> bool {
+        self.left_alone_until.swap(until, Ordering::Relaxed) <= now
+    }
+
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A connection template with the address that is due.
+    ///
+    /// # Errors
+    /// If no address is known.
+    pub(super) fn peer(&self, purpose: Purpose, now: Instant) -> Result<(Box<HttpPeer>, usize), Fault> {
+        let found = self.addresses.found();
+        let found = found.as_ref().ok_or(Fault::NoServer)?;
+        let at = found.due(millis(now)).ok_or(Fault::NoServer)?;
+        let mut peer = Box::new(self.template.clone());
+        peer._address = PingoraAddr::Inet(found.list()[at]);
+        if purpose == Purpose::Upgrade {
+            if peer.options.alpn != ALPN::H1 {
+                // A protocol switch is HTTP/1.1's. Pingora's pool does not tell protocols apart: the group key must.
+                peer.options.alpn = ALPN::H1;
+                peer.group_key = !peer.group_key;
+            }
+            peer.options.read_timeout = None;
+            peer.options.write_timeout = None;
+        }
+        // Whoever starts above the limit does not come back to the pool, so never more than that many lie idle.
+        if self.idle_limit.is_some_and(|limit| self.in_flight() > limit) {
+            peer.options.idle_timeout = Some(Span::ZERO);
+        }
+        Ok((peer, at))
+    }
+
+    /// A template for probes, with the port to ask but no address yet, and the host to name.
+    ///
+    /// # Errors
+    /// If the URL makes no sense with the plan's scheme.
+    pub(super) fn probe_target(
+        &self,
+        plan: &health::Plan,
+        transport: &Transport,
+    ) -> Result<(HttpPeer, HeaderValue), String> {
+        let own = Url::parse(&self.url)?;
+        let text = plan.scheme.map(|scheme| format!("{scheme}://{}", own.authority));
+        let url = text.as_deref().map_or(Ok(own), Url::parse)?;
+        let mut peer = template(&url, transport);
+        peer._address.set_port(plan.port.unwrap_or(url.port));
+        if peer.options.alpn == ALPN::H2H1 {
+            peer.options.alpn = ALPN::H1;
+        }
+        // With one stream per connection, Pingora keeps none for others. The probe as a whole has its own limit.
+        peer.options.max_h2_streams = 1;
+        peer.options.read_timeout = None;
+        let host = match (&plan.host, plan.port) {
+            (Some(host), _) => host.clone(),
+            (None, None) => self.host_header.clone(),
+            (None, Some(port)) => {
+                let host = if url.host.contains(':') {
+                    format!("[{}]:{port}", url.host)
+                } else {
+                    format!("{}:{port}", url.host)
+                };
+                HeaderValue::from_str(&host).map_err(|error| error.to_string())?
+            }
+        };
+        Ok((peer, host))
+    }
+
+    /// Notes that the `at`th address did not take a connection.
+    pub(super) fn refuse_address(&self, at: usize, now: Instant) {
+        if let Some(found) = self.addresses.found().as_ref() {
+            found.refuse(at, millis(now));
+        }
+    }
+
+    pub(super) fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        if !addresses.is_empty() {
+            self.addresses.set(Found::new(addresses, self.addresses.port()));
+        }
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Request,
+    /// WebSocket and other switches of protocol: silence is no failure.
+    Upgrade,
+}
+
+/// How a server is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Https,
+    /// HTTP/2 without TLS.
+    H2c,
+}
+
+/// The parts of a server's URL.
+#[derive(Debug, PartialEq)]
+struct Url<'a> {
+    protocol: Protocol,
+    authority: &'a str,
+    /// Without brackets.
+    host: &'a str,
+    port: u16,
+    /// Without a trailing slash; `None` if nothing is left.
+    path: Option<&'a str>,
+}
+
+impl<'a> Url<'a> {
+    fn parse(text: &'a str) -> Result<Self, String> {
+        let (scheme, rest) =
+            text.split_once("://").ok_or_else(|| format!("`{text}` is not a URL like `http://10.0.0.1:8080`"))?;
+        let protocol = match scheme {
+            _ if scheme.eq_ignore_ascii_case("http") => Protocol::Http,
+            _ if scheme.eq_ignore_ascii_case("https") => Protocol::Https,
+            _ if scheme.eq_ignore_ascii_case("h2c") => Protocol::H2c,
+            _ => return Err(format!("the scheme `{scheme}` is not one of `http`, `https`, `h2c`")),
+        };
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        if authority.contains('@') {
+            return Err("user and password in a server's URL are not sent".to_owned());
+        }
+        if let Some(odd) =
+            rest.chars().find(|c| matches!(c, '?' | '#' | '\\') || c.is_whitespace() || !c.is_ascii_graphic())
+        {
+            return Err(format!("`{}` has no place in a server's URL", odd.escape_default()));
+        }
+        let (host, port) = split_authority(authority)?;
+        let port = match port {
+            Some(port) => port,
+            None if protocol == Protocol::Https => 443,
+            None => 80,
+        };
+        let path = path.trim_end_matches('/');
+        Ok(Self { protocol, authority, host, port, path: Some(path).filter(|path| !path.is_empty()) })
+    }
+}
+
+fn split_authority(authority: &str) -> Result<(&str, Option<u16>), String> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']').ok_or("`[` is never closed")?;
+            host.parse::<std::net::Ipv6Addr>().map_err(|_| format!("`{host}` is not an IPv6 address"))?;
+            (host, port.strip_prefix(':').or(if port.is_empty() { None } else { Some("?") }))
+        }
+        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
+    if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name) {
+        return Err(format!("`{authority}` names no valid host"));
+    }
+    match port {
+        None | Some("") => Ok((host, None)),
+        Some(port) => match port.parse() {
+            Ok(0) | Err(_) => Err(format!("`{authority}` has no valid port")),
+            Ok(port) => Ok((host, Some(port))),
+        },
+    }
+}
+
+fn template(url: &Url<'_>, transport: &Transport) -> HttpPeer {
+    let is_tls = url.protocol == Protocol::Https;
+    // rustls verifies nothing for an empty name, so there always is one.
+    let sni = if is_tls { transport.server_name.as_deref().unwrap_or(url.host).to_owned() } else { String::new() };
+    let mut options = transport.options();
+    options.alpn = match url.protocol {
+        Protocol::H2c => ALPN::H2,
+        Protocol::Https if transport.offers_h2 => ALPN::H2H1,
+        Protocol::Http | Protocol::Https => ALPN::H1,
+    };
+    if !is_tls {
+        options.ca = None;
+    }
+    // Pingora's pool looks neither at authorities nor at protocols: what must not be shared must differ here.
+    let group_key = fnv1a(transport.identity(), format!("{:?}", options.alpn).as_bytes());
+    HttpPeer {
+        _address: PingoraAddr::Inet(SocketAddr::from(([0, 0, 0, 0], url.port))),
+        scheme: if is_tls { Scheme::HTTPS } else { Scheme::HTTP },
+        sni,
+        proxy: None,
+        client_cert_key: transport.client_certificate.clone().filter(|_| is_tls),
+        group_key,
+        options,
+    }
+}
+
+pub(super) const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, 64 bits, going on from `state`.
+pub(super) fn fnv1a(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Milliseconds since the gateway's first look at the clock, from 1.
+pub(super) fn millis(now: Instant) -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(|| {
+        let now = Instant::now();
+        now.checked_sub(Span::from_secs(3600)).unwrap_or(now)
+    });
+    u64::try_from(now.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::transport;
+    use super::*;
+
+    fn server(url: &str, transport: &str) -> Server {
+        let transport = Transport::build(&serde_json::from_str::<transport::Settings>(transport).unwrap()).unwrap();
+        Server::build(&Settings { url: url.to_owned(), weight: 1, preserve_path: true }, &transport).unwrap()
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        use Protocol::{H2c, Http, Https};
+        for (text, protocol, host, port, path) in [
+            ("http://10.0.0.1:8080", Http, "10.0.0.1", 8080, None),
+            ("HTTPS://a.example/", Https, "a.example", 443, None),
+            ("h2c://[::1]:50051", H2c, "::1", 50051, None),
+            ("http://[::1]", Http, "::1", 80, None),
+            ("http://my_app:80/a/b/", Http, "my_app", 80, Some("/a/b")),
+            ("http://a:", Http, "a", 80, None),
+        ] {
+            let url = Url::parse(text).unwrap();
+            assert_eq!((url.protocol, url.host, url.port, url.path), (protocol, host, port, path), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_that_name_no_server_are_refused() {
+        for text in [
+            "",
+            "a:80",
+            "ftp://a",
+            "http://",
+            "http://:80",
+            "http://u:p@a",
+            "http://a:0",
+            "http://a:70000",
+            "http://a:x",
+            "http://[::1",
+            "http://[::1]80",
+            "http://[zz]:80",
+            "http://a b",
+            "http://a/?q",
+            "http://a#f",
+            "http://é",
+            "http://a\\b",
+            "http://a:80:80",
+            "unix:///run/a.sock",
+        ] {
+            assert!(Url::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn peers_are_complete() {
+        let now = Instant::now();
+        let plain = server("http://127.0.0.1:81", "{}").peer(Purpose::Request, now).unwrap().0;
+        assert_eq!(
+            (plain._address.to_string().as_str(), plain.is_tls(), plain.sni.as_str()),
+            ("127.0.0.1:81", false, "")
+        );
+        assert_eq!(plain.options.alpn, ALPN::H1);
+
+        let tls = server("https://127.0.0.1", "{}").peer(Purpose::Request, now).unwrap().0;
+        assert_eq!(
+            (tls._address.to_string().as_str(), tls.is_tls(), tls.sni.as_str()),
+            ("127.0.0.1:443", true, "127.0.0.1")
+        );
+        let named = server("https://127.0.0.1", r#"{"serverName": "a.example", "disableHTTP2": false}"#);
+        let request = named.peer(Purpose::Request, now).unwrap().0;
+        assert_eq!((request.sni.as_str(), &request.options.alpn), ("a.example", &ALPN::H2H1));
+        assert_ne!(request.group_key, tls.group_key);
+        let upgrade = named.peer(Purpose::Upgrade, now).unwrap().0;
+        assert_eq!((&upgrade.options.alpn, upgrade.options.read_timeout), (&ALPN::H1, None));
+        assert_ne!(upgrade.group_key, request.group_key);
+
+        let h2c = server("h2c://127.0.0.1:1", "{}").peer(Purpose::Request, now).unwrap().0;
+        assert_eq!((h2c.is_tls(), &h2c.options.alpn), (false, &ALPN::H2));
+        assert!(h2c.options.max_h2_streams >= 100);
+    }
+
+    #[test]
+    fn idle_connections_stay_below_their_limit() {
+        let now = Instant::now();
+        let server = server("http://127.0.0.1:81", r#"{"maxIdleConnsPerHost": 1}"#);
+        server.enter();
+        assert_eq!(server.peer(Purpose::Request, now).unwrap().0.options.idle_timeout, Some(Span::from_secs(90)));
+        server.enter();
+        assert_eq!(server.peer(Purpose::Request, now).unwrap().0.options.idle_timeout, Some(Span::ZERO));
+    }
+
+    #[test]
+    fn a_name_without_address_is_down() {
+        let server = server("http://no-such-name.invalid:81/api/", "{}");
+        assert!(!server.is_up(Instant::now()));
+        assert_eq!(server.peer(Purpose::Request, Instant::now()).map(|_| ()), Err(Fault::NoServer));
+        server.set_addresses(vec![IpAddr::from([127, 0, 0, 1])]);
+        assert!(server.is_up(Instant::now()));
+        assert_eq!(
+            (server.base_path(), server.host_header().as_bytes()),
+            (Some("/api"), &b"no-such-name.invalid:81"[..])
+        );
+    }
+}
