@@ -168,7 +168,7 @@ pub(super) mod tests {
     #[test]
     fn each_spreads_by_weight_within_its_own_tolerance() {
         for (kind, tolerance) in
-            [(Kind::Wrr, 0.002), (Kind::Drr, 0.002), (Kind::Random, 0.05), (Kind::Hrw, 0.08), (Kind::Ketama, 0.35)]
+            [(Kind::Wrr, 0.002), (Kind::Drr, 0.002), (Kind::Random, 0.05), (Kind::Hrw, 0.25), (Kind::Ketama, 0.35)]
         {
             let members = members(&[1, 2, 5]);
             let counts = counts(kind, &members, &[], 16_000);
@@ -187,7 +187,9 @@ pub(super) mod tests {
             let tried = [members[4].server.id()];
             let counts = counts(kind, &members, &tried, 1_000);
             assert_eq!([counts[1], counts[3], counts[4]], [0; 3], "{kind:?} {counts:?}");
-            assert!(counts[0] > 0 && counts[2] > 0 && counts[0] + counts[2] == 1_000, "{kind:?} {counts:?}");
+            assert_eq!(counts[0] + counts[2], 1_000, "{kind:?} {counts:?}");
+            // With nothing in flight, the heavier is always expected to answer sooner.
+            assert!(counts[0] > 0 && counts[2] > 0 || kind == Kind::LeastTime, "{kind:?} {counts:?}");
         }
     }
 

@@ -158,7 +158,8 @@ mod tests {
     #[test]
     fn weights_are_reduced_and_spread() {
         assert_eq!(&*round(&[1, 1], 2), [0, 1]);
-        assert_eq!(&*round(&[1, 3], 4), [1, 0, 1, 1]);
+        assert_eq!(&*round(&[1, 3], 4), [1, 1, 0, 1]);
+        assert_eq!(&*round(&[2, 3], 5), [1, 0, 1, 0, 1]);
         let wheel = Wheel::new(vec![300, 100]);
         assert!(matches!(&wheel.order, Order::Round(round) if round.len() == 4));
         assert!(matches!(Wheel::new(vec![]).order, Order::Empty));
