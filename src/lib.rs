@@ -8,4 +8,7 @@ pub mod exchange;
 pub mod observe;
 
 pub mod middleware;
+pub mod rule;
 pub mod service;
+
+pub mod snapshot;

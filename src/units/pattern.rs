@@ -11,7 +11,10 @@ const TEXT_LIMIT_BYTES: usize = 4096;
 
 /// A compiled pattern. Equal when its text is.
 #[derive(Clone)]
-pub struct Pattern(Regex);
+pub struct Pattern {
+    text: Box<str>,
+    regex: Regex,
+}
 
 impl Pattern {
     /// Compiles `text`.
@@ -22,11 +25,11 @@ impl Pattern {
         if text.len() > TEXT_LIMIT_BYTES {
             return Err(format!("the pattern is longer than {TEXT_LIMIT_BYTES} bytes"));
         }
-        regex::RegexBuilder::new(&literal_quotes(text))
+        regex::RegexBuilder::new(&Translation::of(text))
             .size_limit(PROGRAM_LIMIT_BYTES)
             .dfa_size_limit(PROGRAM_LIMIT_BYTES)
             .build()
-            .map(Self)
+            .map(|regex| Self { text: text.into(), regex })
             .map_err(|error| match error {
                 regex::Error::CompiledTooBig(_) => format!("the pattern `{text}` needs too much memory"),
                 other => {
@@ -37,38 +40,25 @@ impl Pattern {
             })
     }
 
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// The compiled expression.
     pub fn regex(&self) -> &Regex {
-        &self.0
+        &self.regex
     }
 
     /// Whether it matches anywhere in `text`.
     pub fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(text)
+        self.regex.is_match(text)
     }
-}
-
-/// Go's `\Q…\E` (literal text), which Rust's engine does not have.
-fn literal_quotes(text: &str) -> std::borrow::Cow<'_, str> {
-    if !text.contains(r"\Q") {
-        return text.into();
-    }
-    let mut out = String::with_capacity(text.len() + 8);
-    let mut rest = text;
-    while let Some(start) = rest.find(r"\Q") {
-        out.push_str(&rest[..start]);
-        let quoted = &rest[start + 2..];
-        let (literal, after) = quoted.split_once(r"\E").unwrap_or((quoted, ""));
-        out.push_str(&regex::escape(literal));
-        rest = after;
-    }
-    out.push_str(rest);
-    out.into()
 }
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
+        self.text == other.text
     }
 }
 
@@ -76,8 +66,113 @@ impl Eq for Pattern {}
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "/{}/", self.0.as_str())
+        write!(f, "/{}/", self.text)
     }
+}
+
+/// RE2's syntax, as Go reads it, written so that Rust's engine reads the same: `\Q…\E` is literal text, `\d`, `\w`, `\s`
+/// and `\b` know ASCII only, a brace that counts nothing is a brace, and classes have no operators.
+struct Translation<'t> {
+    rest: &'t str,
+    out: String,
+}
+
+impl<'t> Translation<'t> {
+    fn of(text: &'t str) -> String {
+        let mut translation = Self { rest: text, out: String::with_capacity(text.len() + 8) };
+        while let Some(next) = translation.bump() {
+            match next {
+                '\\' => translation.escape(),
+                '[' => translation.class(),
+                '{' if !counts(translation.rest) => translation.out.push_str(r"\{"),
+                other => translation.out.push(other),
+            }
+        }
+        translation.out
+    }
+
+    fn bump(&mut self) -> Option<char> {
+        let next = self.rest.chars().next()?;
+        self.rest = &self.rest[next.len_utf8()..];
+        Some(next)
+    }
+
+    /// What stands after a backslash outside a class.
+    fn escape(&mut self) {
+        if let Some(quoted) = self.rest.strip_prefix('Q') {
+            let (literal, after) = quoted.split_once(r"\E").unwrap_or((quoted, ""));
+            self.out.push_str(&regex::escape(literal));
+            self.rest = after;
+        } else if let Some(after) = self.rest.strip_prefix('b') {
+            self.out.push_str(r"(?-u:\b)");
+            self.rest = after;
+        } else {
+            self.class_escape();
+        }
+    }
+
+    /// What stands after a backslash anywhere.
+    fn class_escape(&mut self) {
+        match self.bump() {
+            Some('d') => self.out.push_str("[0-9]"),
+            Some('D') => self.out.push_str("[^0-9]"),
+            Some('w') => self.out.push_str("[0-9A-Za-z_]"),
+            Some('W') => self.out.push_str("[^0-9A-Za-z_]"),
+            Some('s') => self.out.push_str(r"[\t\n\f\r ]"),
+            Some('S') => self.out.push_str(r"[^\t\n\f\r ]"),
+            Some(angle @ ('<' | '>')) => self.out.push(angle),
+            Some(named @ ('p' | 'P' | 'x')) => {
+                self.out.extend(['\\', named]);
+                if self.rest.starts_with('{')
+                    && let Some(end) = self.rest.find('}')
+                {
+                    self.out.push_str(&self.rest[..=end]);
+                    self.rest = &self.rest[end + 1..];
+                }
+            }
+            Some(other) => self.out.extend(['\\', other]),
+            None => self.out.push('\\'),
+        }
+    }
+
+    /// The rest of `[…]`.
+    fn class(&mut self) {
+        self.out.push('[');
+        let mut first = true;
+        if let Some(after) = self.rest.strip_prefix('^') {
+            self.out.push('^');
+            self.rest = after;
+        }
+        while let Some(next) = self.bump() {
+            match next {
+                ']' if !first => {
+                    self.out.push(']');
+                    return;
+                }
+                '\\' => self.class_escape(),
+                '[' => match self.rest.strip_prefix(':').and_then(|rest| rest.find(":]")) {
+                    Some(end) => {
+                        let named = &self.rest[..end + 3];
+                        self.out.push('[');
+                        self.out.push_str(named);
+                        self.rest = &self.rest[named.len()..];
+                    }
+                    None => self.out.push_str(r"\["),
+                },
+                sign @ (']' | '&' | '~') => self.out.extend(['\\', sign]),
+                other => self.out.push(other),
+            }
+            first = false;
+        }
+    }
+}
+
+/// Whether what stands after a brace makes it a repetition: `3}`, `3,}` or `3,5}`.
+fn counts(rest: &str) -> bool {
+    let Some((inner, _)) = rest.split_once('}') else { return false };
+    let (least, most) = inner.split_once(',').unwrap_or((inner, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    !least.is_empty() && is_number(least) && is_number(most)
 }
 
 #[cfg(test)]
@@ -89,6 +184,41 @@ mod tests {
         assert!(Pattern::new("b+").unwrap().is_match("abba"));
         assert!(Pattern::new(r"^\Qa.b\E$").unwrap().is_match("a.b"));
         assert!(!Pattern::new(r"^\Qa.b\E$").unwrap().is_match("axb"));
+    }
+
+    #[test]
+    fn reads_what_go_reads() {
+        for (pattern, text, expected) in [
+            (r"^{a}$", "{a}", true),
+            (r"^a{2}$", "aa", true),
+            (r"^a{1,2}$", "aa", true),
+            (r"^a{1,}$", "aaa", true),
+            (r"^a{,2}$", "a{,2}", true),
+            (r"^{x:[a-z]+}$", "{x:abc}", true),
+            (r"^\d+$", "12", true),
+            (r"^\d+$", "٣", false),
+            (r"^[\d.]+$", "1.2", true),
+            (r"^[^\W]+$", "a_1", true),
+            (r"^\w$", "é", false),
+            (r"^\s\S$", " x", true),
+            (r"a\b", "aé", true),
+            (r"^[a&&b]+$", "a&b", true),
+            (r"^[[a]+$", "[a", true),
+            (r"^[]a]+$", "]a", true),
+            (r"^[^]a]+$", "b", true),
+            (r"^[[:alpha:]-]+$", "a-b", true),
+            (r"^\p{Greek}\pN\x{41}\x41$", "α7AA", true),
+            (r"^\<\/\>$", "</>", true),
+            (r"^\Q[{\E$", "[{", true),
+            (r"(?i)^É$", "é", true),
+        ] {
+            let compiled = Pattern::new(pattern).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(compiled.is_match(text), expected, "{pattern} on {text}");
+            assert_eq!(compiled.as_str(), pattern);
+        }
+        for pattern in [r"\", "[", "[a", r"[\", "a{2", "x{1001}{1001}"] {
+            let _ = Pattern::new(pattern);
+        }
     }
 
     #[test]

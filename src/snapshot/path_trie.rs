@@ -1,0 +1,293 @@
+//! Radix tries over the bytes of paths, many in one piece of memory: a root for each host.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// A route under a node: its rank, and whether reaching the node already decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate(u32);
+
+impl Candidate {
+    /// Largest rank there can be.
+    pub const MAX_RANK: u32 = u32::MAX >> 1;
+
+    /// The route of `rank` (at most [`Self::MAX_RANK`]).
+    pub fn new(rank: u32, decided: bool) -> Self {
+        // Decided ones sort first, so that the better of two equal entries survives.
+        Self(rank << 1 | u32::from(!decided))
+    }
+
+    /// The index of the route in rank order.
+    pub fn rank(self) -> u32 {
+        self.0 >> 1
+    }
+
+    /// Whether the predicate need not be asked.
+    pub fn is_decided(self) -> bool {
+        self.0 & 1 == 0
+    }
+}
+
+/// What goes into the tries: paths with a root, ordered by root, then path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key<'p> {
+    /// Index of the trie.
+    pub root: u32,
+    /// The path, whole or as a prefix.
+    pub path: &'p [u8],
+    /// Whether the path has to end where `path` does.
+    pub exact: bool,
+    /// The route.
+    pub candidate: Candidate,
+}
+
+/// A node: where its parts begin. They end where those of the next node begin.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// In `labels`: the bytes between the parent and this node.
+    label: u32,
+    /// In `nodes`: the children, ordered by the first byte of their labels.
+    children: u32,
+    /// In `candidates`: routes for paths that begin with what leads here, by rank; up to `exacts`.
+    prefixes: u32,
+    /// In `candidates`: routes for just the path that leads here, by rank.
+    exacts: u32,
+}
+
+/// The tries. Immutable.
+#[derive(Debug, Default)]
+pub struct PathTries {
+    nodes: Box<[Node]>,
+    labels: Box<[u8]>,
+    candidates: Box<[Candidate]>,
+}
+
+impl PathTries {
+    /// Builds `roots` tries. The paths of `keys` have at most 4 GiB together.
+    pub fn build(roots: u32, mut keys: Vec<Key<'_>>) -> Self {
+        keys.sort_unstable();
+        keys.dedup_by(|next, kept| {
+            (next.root, next.path, next.exact, next.candidate.rank())
+                == (kept.root, kept.path, kept.exact, kept.candidate.rank())
+        });
+        let mut builder = Builder { keys: &keys, nodes: Vec::new(), labels: Vec::new(), candidates: Vec::new() };
+        let mut open = builder.roots(roots);
+        let mut known = index(open.len());
+        while let Some(part) = open.pop_front() {
+            builder.add_node(part, known, &mut open);
+            known = index(builder.nodes.len() + open.len());
+        }
+        builder.finish(known)
+    }
+
+    /// Calls `found` with each non-empty run of candidates that `path` reaches from `root`, shortest prefix first.
+    pub fn walk(&self, root: u32, path: &[u8], found: &mut impl FnMut(Range<u32>)) {
+        let (mut at, mut rest) = (root, path);
+        while let Some((node, next)) = self.node(at) {
+            let Some(after) = rest.strip_prefix(self.label(node, next)) else { return };
+            rest = after;
+            if node.prefixes < node.exacts {
+                found(node.prefixes..node.exacts);
+            }
+            let Some(first) = rest.first() else {
+                if node.exacts < next.prefixes {
+                    found(node.exacts..next.prefixes);
+                }
+                return;
+            };
+            match self.child(node.children..next.children, *first) {
+                Some(child) => at = child,
+                None => return,
+            }
+        }
+    }
+
+    /// The candidate at `at`, an index out of a run from [`Self::walk`].
+    pub fn candidate(&self, at: u32) -> Option<Candidate> {
+        self.candidates.get(at as usize).copied()
+    }
+
+    /// Memory held, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        size_of_val(&*self.nodes) + size_of_val(&*self.labels) + size_of_val(&*self.candidates)
+    }
+
+    fn node(&self, at: u32) -> Option<(&Node, &Node)> {
+        match self.nodes.get(at as usize..) {
+            Some([node, next, ..]) => Some((node, next)),
+            _ => None,
+        }
+    }
+
+    fn label(&self, node: &Node, next: &Node) -> &[u8] {
+        self.labels.get(node.label as usize..next.label as usize).unwrap_or_default()
+    }
+
+    /// The child whose label begins with `byte`. Labels of children are never empty.
+    fn child(&self, children: Range<u32>, byte: u8) -> Option<u32> {
+        let nodes = self.nodes.get(children.start as usize..children.end as usize)?;
+        let first = |node: &Node| self.labels.get(node.label as usize).copied();
+        let found = if nodes.len() <= 8 {
+            nodes.iter().position(|node| first(node) == Some(byte))
+        } else {
+            nodes.binary_search_by_key(&Some(byte), first).ok()
+        };
+        found.map(|offset| children.start + index(offset))
+    }
+}
+
+/// The keys of a subtree, and how many bytes of their paths the nodes above have used up.
+struct Part {
+    keys: Range<usize>,
+    used: usize,
+}
+
+struct Builder<'k, 'p> {
+    keys: &'k [Key<'p>],
+    nodes: Vec<Node>,
+    labels: Vec<u8>,
+    candidates: Vec<Candidate>,
+}
+
+impl Builder<'_, '_> {
+    fn roots(&self, roots: u32) -> VecDeque<Part> {
+        let mut from = 0;
+        (0..roots)
+            .map(|root| {
+                let count = self.keys[from..].partition_point(|key| key.root <= root);
+                let keys = from..from + count;
+                from = keys.end;
+                Part { keys, used: 0 }
+            })
+            .collect()
+    }
+
+    /// Adds the node of `part`; its children get the numbers from `first_child` on, in the order they are put in `open`.
+    fn add_node(&mut self, part: Part, first_child: u32, open: &mut VecDeque<Part>) {
+        let keys = &self.keys[part.keys.clone()];
+        let end = part.used + shared_length(keys, part.used);
+        let here = keys.partition_point(|key| key.path.len() == end);
+        let (ending, longer) = keys.split_at(here);
+        let (prefixes, exacts) = ending.split_at(ending.partition_point(|key| !key.exact));
+
+        let label = index(self.labels.len());
+        if let Some(key) = keys.first() {
+            self.labels.extend_from_slice(&key.path[part.used..end]);
+        }
+        let first = index(self.candidates.len());
+        self.candidates.extend(ending.iter().map(|key| key.candidate));
+        let exacts_start = index(self.candidates.len() - exacts.len());
+        self.nodes.push(Node { label, children: first_child, prefixes: first, exacts: exacts_start });
+        debug_assert_eq!(prefixes.len() + exacts.len(), ending.len());
+
+        let mut from = part.keys.start + here;
+        for group in longer.chunk_by(|one, other| one.path[end] == other.path[end]) {
+            open.push_back(Part { keys: from..from + group.len(), used: end });
+            from += group.len();
+        }
+    }
+
+    /// Closes the last node with one that only says where it ends.
+    fn finish(mut self, known: u32) -> PathTries {
+        let candidates = index(self.candidates.len());
+        let label = index(self.labels.len());
+        self.nodes.push(Node { label, children: known, prefixes: candidates, exacts: candidates });
+        PathTries { nodes: self.nodes.into(), labels: self.labels.into(), candidates: self.candidates.into() }
+    }
+}
+
+/// How many bytes after the first `used` all paths share. They are sorted: what the first and the last share, all do.
+fn shared_length(keys: &[Key<'_>], used: usize) -> usize {
+    let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return 0 };
+    first.path[used..].iter().zip(&last.path[used..]).take_while(|(one, other)| one == other).count()
+}
+
+/// A position as it is kept. The caller's limit on the length of all paths holds it below the largest one.
+fn index(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tries(paths: &[(u32, &'static str)]) -> PathTries {
+        let keys = paths.iter().enumerate().map(|(rank, (root, path))| {
+            let (exact, path) = path.strip_prefix('=').map_or((false, *path), |path| (true, path));
+            Key { root: *root, path: path.as_bytes(), exact, candidate: Candidate::new(rank as u32, true) }
+        });
+        let roots = paths.iter().map(|(root, _)| root + 1).max().unwrap_or(1);
+        PathTries::build(roots, keys.collect())
+    }
+
+    fn reached(tries: &PathTries, root: u32, path: &str) -> Vec<u32> {
+        let mut ranks = Vec::new();
+        tries.walk(root, path.as_bytes(), &mut |run| {
+            ranks.extend(run.map(|at| tries.candidate(at).unwrap().rank()));
+        });
+        ranks
+    }
+
+    #[test]
+    fn finds_prefixes_and_exact_paths_byte_by_byte() {
+        let tries = tries(&[
+            (0, "/foo"),
+            (0, "=/foo"),
+            (0, "/foobar"),
+            (0, "/fob"),
+            (0, "/"),
+            (0, ""),
+            (0, "=/foo/é"),
+            (0, "/foo"),
+        ]);
+        for (path, expected) in [
+            ("", &[5][..]),
+            ("/", &[5, 4]),
+            ("/f", &[5, 4]),
+            ("/foo", &[5, 4, 0, 7, 1]),
+            ("/foob", &[5, 4, 0, 7]),
+            ("/foobarbaz", &[5, 4, 0, 7, 2]),
+            ("/fobx", &[5, 4, 3]),
+            ("/foo/é", &[5, 4, 0, 7, 6]),
+            ("/foo/éx", &[5, 4, 0, 7]),
+            ("x", &[5]),
+        ] {
+            assert_eq!(reached(&tries, 0, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn roots_are_apart_and_may_be_empty() {
+        let tries = tries(&[(1, "/a"), (3, "/a"), (3, "/b")]);
+        for (root, path, expected) in
+            [(0, "/a", &[][..]), (1, "/a", &[0]), (1, "/b", &[]), (2, "/a", &[]), (3, "/bc", &[2]), (9, "/a", &[])]
+        {
+            assert_eq!(reached(&tries, root, path), expected, "{root} {path}");
+        }
+    }
+
+    #[test]
+    fn wide_and_deep_nodes_are_found() {
+        let wide: Vec<String> = (0..=255_u8).map(|byte| format!("/{byte:03}x")).collect();
+        let deep: Vec<String> = (1..2000).map(|length| "a".repeat(length)).collect();
+        for paths in [wide, deep] {
+            let keys = paths.iter().enumerate().map(|(rank, path)| Key {
+                root: 0,
+                path: path.as_bytes(),
+                exact: true,
+                candidate: Candidate::new(rank as u32, false),
+            });
+            let tries = PathTries::build(1, keys.collect());
+            for (rank, path) in paths.iter().enumerate() {
+                assert_eq!(reached(&tries, 0, path), [rank as u32]);
+            }
+        }
+    }
+
+    #[test]
+    fn equal_entries_merge_and_the_decided_one_stays() {
+        let key = |decided| Key { root: 0, path: b"/a", exact: false, candidate: Candidate::new(7, decided) };
+        let tries = PathTries::build(1, vec![key(false), key(true), key(false)]);
+        assert_eq!(&*tries.candidates, [Candidate::new(7, true)]);
+    }
+}
