@@ -44,9 +44,9 @@ pub struct Key<'p> {
 /// A node: where its parts begin. They end where those of the next node begin.
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    /// In `labels`: the bytes between the parent and this node.
+    /// In `labels`: the bytes between the parent and this node; of all but a root, without the first.
     label: u32,
-    /// In `nodes`: the children, ordered by the first byte of their labels.
+    /// In `nodes`: the children, ordered by the first byte that leads to them.
     children: u32,
     /// In `candidates`: routes for paths that begin with what leads here, by rank; up to `exacts`.
     prefixes: u32,
@@ -58,6 +58,8 @@ struct Node {
 #[derive(Debug, Default)]
 pub struct PathTries {
     nodes: Box<[Node]>,
+    /// For each node, the byte that leads to it: a choice among children reads one line of memory.
+    leads: Box<[u8]>,
     labels: Box<[u8]>,
     candidates: Box<[Candidate]>,
 }
@@ -70,12 +72,12 @@ impl PathTries {
             (next.root, next.path, next.exact, next.candidate.rank())
                 == (kept.root, kept.path, kept.exact, kept.candidate.rank())
         });
-        let mut builder = Builder { keys: &keys, nodes: Vec::new(), labels: Vec::new(), candidates: Vec::new() };
+        let mut builder = Builder { keys: &keys, tries: Parts::default() };
         let mut open = builder.roots(roots);
         let mut known = index(open.len());
         while let Some(part) = open.pop_front() {
             builder.add_node(part, known, &mut open);
-            known = index(builder.nodes.len() + open.len());
+            known = index(builder.tries.nodes.len() + open.len());
         }
         builder.finish(known)
     }
@@ -84,19 +86,23 @@ impl PathTries {
     pub fn walk(&self, root: u32, path: &[u8], found: &mut impl FnMut(Range<u32>)) {
         let (mut at, mut rest) = (root, path);
         while let Some((node, next)) = self.node(at) {
-            let Some(after) = rest.strip_prefix(self.label(node, next)) else { return };
-            rest = after;
+            if node.label < next.label {
+                match rest.strip_prefix(self.label(node, next)) {
+                    Some(after) => rest = after,
+                    None => return,
+                }
+            }
             if node.prefixes < node.exacts {
                 found(node.prefixes..node.exacts);
             }
-            let Some(first) = rest.first() else {
+            let Some((lead, after)) = rest.split_first() else {
                 if node.exacts < next.prefixes {
                     found(node.exacts..next.prefixes);
                 }
                 return;
             };
-            match self.child(node.children..next.children, *first) {
-                Some(child) => at = child,
+            match self.child(node.children..next.children, *lead) {
+                Some(child) => (at, rest) = (child, after),
                 None => return,
             }
         }
@@ -109,7 +115,7 @@ impl PathTries {
 
     /// Memory held, in bytes.
     pub fn size_bytes(&self) -> usize {
-        size_of_val(&*self.nodes) + size_of_val(&*self.labels) + size_of_val(&*self.candidates)
+        size_of_val(&*self.nodes) + self.leads.len() + self.labels.len() + size_of_val(&*self.candidates)
     }
 
     fn node(&self, at: u32) -> Option<(&Node, &Node)> {
@@ -123,30 +129,33 @@ impl PathTries {
         self.labels.get(node.label as usize..next.label as usize).unwrap_or_default()
     }
 
-    /// The child whose label begins with `byte`. Labels of children are never empty.
+    /// The child that `byte` leads to.
     fn child(&self, children: Range<u32>, byte: u8) -> Option<u32> {
-        let nodes = self.nodes.get(children.start as usize..children.end as usize)?;
-        let first = |node: &Node| self.labels.get(node.label as usize).copied();
-        let found = if nodes.len() <= 8 {
-            nodes.iter().position(|node| first(node) == Some(byte))
-        } else {
-            nodes.binary_search_by_key(&Some(byte), first).ok()
-        };
-        found.map(|offset| children.start + index(offset))
+        let leads = self.leads.get(children.start as usize..children.end as usize)?;
+        // Digits and letters mostly come without gaps: then the place of a byte follows from the first.
+        let guess = usize::from(byte.wrapping_sub(*leads.first()?));
+        let found = if leads.get(guess) == Some(&byte) { guess } else { leads.binary_search(&byte).ok()? };
+        Some(children.start + index(found))
     }
 }
 
-/// The keys of a subtree, and how many bytes of their paths the nodes above have used up.
+/// The keys of a subtree, and how many bytes of their paths have been used up on the way to its node.
 struct Part {
     keys: Range<usize>,
     used: usize,
 }
 
-struct Builder<'k, 'p> {
-    keys: &'k [Key<'p>],
+#[derive(Default)]
+struct Parts {
     nodes: Vec<Node>,
+    leads: Vec<u8>,
     labels: Vec<u8>,
     candidates: Vec<Candidate>,
+}
+
+struct Builder<'k, 'p> {
+    keys: &'k [Key<'p>],
+    tries: Parts,
 }
 
 impl Builder<'_, '_> {
@@ -168,31 +177,29 @@ impl Builder<'_, '_> {
         let end = part.used + shared_length(keys, part.used);
         let here = keys.partition_point(|key| key.path.len() == end);
         let (ending, longer) = keys.split_at(here);
-        let (prefixes, exacts) = ending.split_at(ending.partition_point(|key| !key.exact));
-
-        let label = index(self.labels.len());
-        if let Some(key) = keys.first() {
-            self.labels.extend_from_slice(&key.path[part.used..end]);
-        }
-        let first = index(self.candidates.len());
-        self.candidates.extend(ending.iter().map(|key| key.candidate));
-        let exacts_start = index(self.candidates.len() - exacts.len());
-        self.nodes.push(Node { label, children: first_child, prefixes: first, exacts: exacts_start });
-        debug_assert_eq!(prefixes.len() + exacts.len(), ending.len());
+        let tries = &mut self.tries;
+        let label = index(tries.labels.len());
+        let path = keys.first().map(|key| &key.path[..end]).unwrap_or_default();
+        tries.labels.extend_from_slice(&path[part.used..]);
+        tries.leads.push(if part.used == 0 { 0 } else { path.get(part.used - 1).copied().unwrap_or_default() });
+        let prefixes = index(tries.candidates.len());
+        tries.candidates.extend(ending.iter().map(|key| key.candidate));
+        let exacts = prefixes + index(ending.partition_point(|key| !key.exact));
+        tries.nodes.push(Node { label, children: first_child, prefixes, exacts });
 
         let mut from = part.keys.start + here;
         for group in longer.chunk_by(|one, other| one.path[end] == other.path[end]) {
-            open.push_back(Part { keys: from..from + group.len(), used: end });
+            open.push_back(Part { keys: from..from + group.len(), used: end + 1 });
             from += group.len();
         }
     }
 
     /// Closes the last node with one that only says where it ends.
-    fn finish(mut self, known: u32) -> PathTries {
-        let candidates = index(self.candidates.len());
-        let label = index(self.labels.len());
-        self.nodes.push(Node { label, children: known, prefixes: candidates, exacts: candidates });
-        PathTries { nodes: self.nodes.into(), labels: self.labels.into(), candidates: self.candidates.into() }
+    fn finish(self, known: u32) -> PathTries {
+        let Parts { mut nodes, leads, labels, candidates } = self.tries;
+        let end = index(candidates.len());
+        nodes.push(Node { label: index(labels.len()), children: known, prefixes: end, exacts: end });
+        PathTries { nodes: nodes.into(), leads: leads.into(), labels: labels.into(), candidates: candidates.into() }
     }
 }
 
