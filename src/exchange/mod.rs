@@ -13,6 +13,9 @@ pub mod client;
 pub mod fault;
 pub mod outcome;
 pub mod reply;
+pub mod retry;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod view;
 
 pub use body::{Abort, BodyTransform, Transforms};
@@ -20,6 +23,7 @@ pub use client::{Client, TlsFacts};
 pub use fault::Fault;
 pub use outcome::AttemptOutcome;
 pub use reply::Reply;
+pub use retry::{Ending, FailedAttempt, KeptBody, RetryPolicy};
 pub use view::RequestView;
 
 /// The request as it came, before any middleware touched it. Its parts share the request's buffers.
@@ -35,25 +39,6 @@ pub struct Original {
     pub host: HeaderValue,
 }
 
-/// How often, how long and after what a request is tried again; a wish that the driver grants.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RetryPolicy {
-    /// Attempts in total, the first one included.
-    pub attempts: u32,
-    /// First pause between attempts; it doubles each time. Zero: no pause.
-    pub initial_interval: std::time::Duration,
-    /// No further attempt starts later than this after the first one.
-    pub timeout: Option<std::time::Duration>,
-    /// Answers that are tried again, as inclusive ranges.
-    pub statuses: Arc<[(u16, u16)]>,
-    /// Whether network errors are tried again.
-    pub network_errors: bool,
-    /// Whether methods that are not idempotent are tried again after a status.
-    pub non_idempotent: bool,
-    /// Largest request body kept for another attempt, in bytes.
-    pub body_limit_bytes: usize,
-}
-
 /// One request and its response, as middlewares, services and logs may see and mark them.
 #[derive(Debug)]
 pub struct Exchange {
@@ -67,6 +52,8 @@ pub struct Exchange {
     pub user: Option<Box<str>>,
     /// Tries after a failure.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// What the client accepts of content codings, noted by the middleware that may encode the response.
+    pub accept_encoding: Option<HeaderValue>,
     /// Changes to the request body.
     pub request_body: Transforms,
     /// Changes to the response body.
@@ -87,6 +74,7 @@ impl Exchange {
             original,
             user: None,
             retry: None,
+            accept_encoding: None,
             request_body: Transforms::default(),
             response_body: Transforms::default(),
             cookies: SmallVec::new(),

@@ -10,7 +10,15 @@ use crate::exchange::{Exchange, Reply};
 use crate::problem::Problem;
 use crate::units::Name;
 
+mod alias;
 pub mod chain;
+mod fingerprint;
+pub mod in_flight_req;
+pub mod ip_allow_list;
+pub mod rate_limit;
+mod recent;
+pub mod retry;
+pub mod source;
 
 pub use chain::Chain;
 
@@ -39,6 +47,12 @@ pub trait Middleware: Sized + Send + Sync + 'static {
     fn is_per_router(settings: &Self::Settings) -> bool {
         let _ = settings;
         false
+    }
+
+    /// What is accepted for compatibility but does nothing; warnings whose paths are relative to the settings.
+    fn warnings(settings: &Self::Settings) -> Vec<Problem> {
+        let _ = settings;
+        Vec::new()
     }
 
     /// Builds it.
