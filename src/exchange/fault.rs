@@ -92,6 +92,8 @@ faults! {
     AddressRefused = "address-refused", 403, "Forbidden";
     /// Credentials are missing or wrong.
     Unauthorized = "unauthorized", 401, "401 Unauthorized\n";
+    /// Too many passwords are being checked at the same time.
+    AuthenticationBusy = "authentication-busy", 503, "Service Unavailable";
     /// The host is not one that the `headers` middleware allows.
     HostRefused = "host-refused", 500, "Bad Host";
     /// Something in the gateway failed.

@@ -75,14 +75,19 @@ impl RetryPolicy {
     }
 
     /// Whether an answer with this status is worth another attempt, if there may be one.
-    pub fn covers_status(&self, status: u16) -> bool {
+    pub fn wants_status(&self, status: u16) -> bool {
         self.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status))
+    }
+
+    /// The pause after the attempt with this number, with jitter; `None` if there is none.
+    pub fn pause(&self, attempt: u32) -> Option<Duration> {
+        (!self.initial_interval.is_zero()).then(|| self.pause_after(attempt, fastrand::f64()))
     }
 
     fn covers(&self, ending: Ending) -> bool {
         match ending {
             Ending::NothingSent | Ending::Interrupted => self.network_errors,
-            Ending::Answered(status) => self.covers_status(status),
+            Ending::Answered(status) => self.wants_status(status),
         }
     }
 
@@ -221,7 +226,7 @@ mod tests {
             let policy = RetryPolicy { attempts, initial_interval: SECOND, non_idempotent: true, ..policy() };
             let failed = FailedAttempt { number, ending: Ending::Answered(status), response_sent: sent, ..FAILED };
             let pause = policy.next_pause(&Method::GET, &failed, chance);
-            prop_assert!(pause.is_none() || (!sent && number < attempts && policy.covers_status(status)));
+            prop_assert!(pause.is_none() || (!sent && number < attempts && policy.wants_status(status)));
             prop_assert!(pause.is_none_or(|pause| (SECOND..=2 * SECOND).contains(&pause)));
         }
     }

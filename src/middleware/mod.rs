@@ -11,14 +11,18 @@ use crate::problem::Problem;
 use crate::units::Name;
 
 mod alias;
+pub mod basic_auth;
 pub mod chain;
+pub mod compress;
 mod fingerprint;
 pub mod in_flight_req;
 pub mod ip_allow_list;
+mod password_check;
 pub mod rate_limit;
 mod recent;
 pub mod retry;
 pub mod source;
+mod users;
 
 pub use chain::Chain;
 
