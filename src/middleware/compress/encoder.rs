@@ -1,6 +1,7 @@
 //! A body on its way through an encoder.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use brotli::CompressorWriter as BrotliEncoder;
 use bytes::Bytes;
@@ -13,12 +14,17 @@ use crate::exchange::{Abort, BodyTransform};
 
 /// Brotli's quality: the highest that keeps up with a network.
 const BROTLI_QUALITY: u32 = 4;
-/// Brotli's and zstd's windows as powers of two. They bound the memory of a response to about a mebibyte or two.
-const WINDOW_BITS: u32 = 19;
+/// Brotli's and zstd's windows as powers of two; memory grows with them.
+const WINDOW_BITS: u32 = 18;
 /// Zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 /// What Brotli collects before it hands on, in bytes.
 const BROTLI_BUFFER_BYTES: usize = 4096;
+
+/// What all encoders of the process may take together, in bytes. Responses beyond it go out as they are.
+const BUDGET_BYTES: usize = 1 << 30;
+
+static TAKEN_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// When encoded bytes go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,13 @@ pub(super) struct Encoding {
     coding: Coding,
     pace: Pace,
     state: State,
+    _share: Share,
+}
+
+/// An encoder's part of the budget, given back when it drops.
+struct Share {
+    bytes: usize,
+    taken: &'static AtomicUsize,
 }
 
 enum State {
@@ -45,8 +58,10 @@ enum State {
 }
 
 impl Encoding {
-    pub(super) const fn new(coding: Coding, pace: Pace) -> Self {
-        Self { coding, pace, state: State::Idle }
+    /// An encoder; `None` if the memory of all encoders is used up.
+    pub(super) fn begin(coding: Coding, pace: Pace) -> Option<Self> {
+        let share = Share::take(&TAKEN_BYTES, needed_bytes(coding), BUDGET_BYTES)?;
+        Some(Self { coding, pace, state: State::Idle, _share: share })
     }
 
     fn encode(&mut self, input: &[u8], end: bool) -> io::Result<Vec<u8>> {
@@ -77,6 +92,28 @@ impl BodyTransform for Encoding {
         })?;
         *data = (!encoded.is_empty()).then(|| Bytes::from(encoded));
         Ok(())
+    }
+}
+
+/// What an encoder takes, measured and rounded up.
+const fn needed_bytes(coding: Coding) -> usize {
+    match coding {
+        Coding::Gzip => 320 << 10,
+        Coding::Brotli => 2 << 20,
+        Coding::Zstd => 1 << 20,
+    }
+}
+
+impl Share {
+    fn take(taken: &'static AtomicUsize, bytes: usize, budget: usize) -> Option<Self> {
+        let more = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= budget);
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self { bytes, taken })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -158,7 +195,7 @@ mod tests {
     }
 
     fn run(coding: Coding, pace: Pace, chunks: &[&[u8]]) -> Vec<Vec<u8>> {
-        let mut encoding = Encoding::new(coding, pace);
+        let mut encoding = Encoding::begin(coding, pace).unwrap();
         let mut sent: Vec<_> = chunks
             .iter()
             .map(|chunk| {
@@ -186,7 +223,7 @@ mod tests {
     #[test]
     fn an_empty_body_is_still_a_valid_one_and_nothing_follows_the_end() {
         for coding in Coding::ALL {
-            let mut encoding = Encoding::new(coding, Pace::Full);
+            let mut encoding = Encoding::begin(coding, Pace::Full).unwrap();
             let mut data = None;
             encoding.chunk(&mut data, true).unwrap();
             let encoded = data.unwrap();
@@ -200,13 +237,22 @@ mod tests {
     #[test]
     fn last_bytes_may_come_with_the_end() {
         for coding in Coding::ALL {
-            let mut encoding = Encoding::new(coding, Pace::Full);
+            let mut encoding = Encoding::begin(coding, Pace::Full).unwrap();
             let mut data = Some(Bytes::from(vec![b'a'; 100_000]));
             encoding.chunk(&mut data, true).unwrap();
             let encoded = data.unwrap();
             assert!(encoded.len() < 1_000, "{coding:?}");
             assert_eq!(decode(coding, &encoded), vec![b'a'; 100_000], "{coding:?}");
         }
+    }
+
+    #[test]
+    fn the_budget_is_kept_and_given_back() {
+        static TAKEN: AtomicUsize = AtomicUsize::new(0);
+        let shares: Vec<_> = (0..5).map_while(|_| Share::take(&TAKEN, 30, 100)).collect();
+        assert_eq!((shares.len(), TAKEN.load(Ordering::Relaxed)), (3, 90));
+        drop(shares);
+        assert_eq!(TAKEN.load(Ordering::Relaxed), 0);
     }
 
     proptest! {

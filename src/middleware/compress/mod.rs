@@ -123,8 +123,9 @@ impl Middleware for Compress {
         }
         let streams = media_type(&response.headers).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"));
         let pace = if streams || length.is_none() { Pace::EachChunk } else { Pace::Full };
+        let Some(encoding) = Encoding::begin(coding, pace) else { return };
         mark_encoded(response, coding, exchange.original.version);
-        exchange.response_body.install(Box::new(Encoding::new(coding, pace)));
+        exchange.response_body.install(Box::new(encoding));
     }
 }
 
