@@ -1,10 +1,12 @@
 //! One file per middleware. Requests go down the chain; responses come back up, as deep as the request went.
 
+use std::fmt;
 use std::future::Future;
 
 use pingora::http::{RequestHeader, ResponseHeader};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::exchange::{Exchange, Reply};
 use crate::problem::Problem;
@@ -12,6 +14,7 @@ use crate::units::Name;
 
 mod alias;
 pub mod basic_auth;
+pub mod add_prefix;
 pub mod chain;
 pub mod compress;
 mod fingerprint;
@@ -24,7 +27,7 @@ pub mod retry;
 pub mod source;
 mod users;
 
-pub use chain::Chain;
+pub use chain::{Chain, Step};
 
 /// What a builder may ask for.
 #[derive(Clone, Debug)]
@@ -42,10 +45,17 @@ pub enum Flow {
     Reply(Box<Reply>),
 }
 
+impl Flow {
+    /// Answers with `reply`.
+    pub fn reply(reply: Reply) -> Self {
+        Self::Reply(Box::new(reply))
+    }
+}
+
 /// A middleware continues or replies; it does not fail.
 pub trait Middleware: Sized + Send + Sync + 'static {
     /// What users write.
-    type Settings: DeserializeOwned + Serialize + Clone + PartialEq + std::fmt::Debug;
+    type Settings: DeserializeOwned + Serialize + Clone + PartialEq + fmt::Debug;
 
     /// Whether each router that uses it gets an instance of its own (limits are counted per router, as in Traefik).
     fn is_per_router(settings: &Self::Settings) -> bool {
@@ -77,10 +87,206 @@ pub trait Middleware: Sized + Send + Sync + 'static {
     }
 }
 
-/// STUB to be replaced by the registry.
-#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
-pub enum Settings {}
+/// Generates the two closed enums over all middlewares and the matches that dispatch to them.
+macro_rules! registry {
+    ($($key:literal => $variant:ident($type:ty),)*) => {
+        /// One middleware as written: a map with exactly one key, which names its type.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Settings {
+            /// `chain`: other middlewares, by name.
+            Chain(Box<chain::Settings>),
+            $(
+                #[doc = concat!("`", $key, "`.")]
+                $variant(Box<<$type as Middleware>::Settings>),
+            )*
+        }
 
-/// STUB to be replaced by the registry.
-#[derive(Debug)]
-pub enum AnyMiddleware {}
+        impl Settings {
+            /// The keys of all types, in the order of the registry.
+            pub const KINDS: &'static [&'static str] = &["chain", $($key,)*];
+
+            /// The key that names its type.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    Self::Chain(_) => "chain",
+                    $(Self::$variant(_) => $key,)*
+                }
+            }
+
+            /// Whether each router that uses it gets an instance of its own.
+            pub fn is_per_router(&self) -> bool {
+                match self {
+                    Self::Chain(_) => false,
+                    $(Self::$variant(settings) => <$type as Middleware>::is_per_router(settings),)*
+                }
+            }
+
+            /// What is written but does nothing; paths start with the kind.
+            pub fn warnings(&self) -> Vec<Problem> {
+                let found = match self {
+                    Self::Chain(_) => Vec::new(),
+                    $(Self::$variant(settings) => <$type as Middleware>::warnings(settings),)*
+                };
+                found.into_iter().map(|problem| problem.under(self.kind())).collect()
+            }
+
+            /// Reads the settings of one type; `None` if nothing is written under its key.
+            fn read<'de, A: MapAccess<'de>>(kind: &str, map: &mut A) -> Result<Option<Self>, A::Error> {
+                Ok(match kind {
+                    "chain" => map.next_value::<Option<_>>()?.map(Self::Chain),
+                    $($key => map.next_value::<Option<_>>()?.map(Self::$variant),)*
+                    unknown => return Err(A::Error::unknown_field(unknown, Self::KINDS)),
+                })
+            }
+        }
+
+        impl Serialize for Settings {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut map = serializer.serialize_map(Some(1))?;
+                match self {
+                    Self::Chain(settings) => map.serialize_entry("chain", settings)?,
+                    $(Self::$variant(settings) => map.serialize_entry($key, settings)?,)*
+                }
+                map.end()
+            }
+        }
+
+        /// One middleware as built. A closed enum, so that a chain of them is one state machine without boxed futures.
+        #[allow(clippy::large_enum_variant, reason = "each stands in an Arc of its own; a box would cost a second hop per request")]
+        pub enum AnyMiddleware {
+            $(
+                #[doc = concat!("`", $key, "`.")]
+                $variant($type),
+            )*
+        }
+
+        impl AnyMiddleware {
+            /// Builds one.
+            ///
+            /// # Errors
+            /// A problem whose path starts with the kind: `addPrefix.prefix`. A `chain` is an error: its parts are steps, not it.
+            pub fn build(settings: &Settings, kit: &Kit<'_>) -> Result<Self, Problem> {
+                match settings {
+                    Settings::Chain(_) => Err(Problem::at("", "a chain is a list of middlewares, not one of them")),
+                    $(Settings::$variant(settings) => <$type as Middleware>::build(settings, kit).map(Self::$variant),)*
+                }
+                .map_err(|problem| problem.under(settings.kind()))
+            }
+
+            /// The key that names its type.
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => $key,)*
+                }
+            }
+
+            /// On the way down.
+            #[inline]
+            pub async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {
+                match self {
+                    $(Self::$variant(middleware) => middleware.on_request(request, exchange).await,)*
+                }
+            }
+
+            /// On the way up.
+            #[inline]
+            pub fn on_response(&self, response: &mut ResponseHeader, exchange: &mut Exchange) {
+                match self {
+                    $(Self::$variant(middleware) => middleware.on_response(response, exchange),)*
+                }
+            }
+        }
+    };
+}
+// One line per middleware: the key that users write, the variant, the type.
+registry! {
+    "addPrefix" => AddPrefix(add_prefix::AddPrefix),
+}
+
+impl Settings {
+    /// The names that a `chain` lists; `None` for every other type.
+    pub fn chain(&self) -> Option<&[Name]> {
+        match self {
+            Self::Chain(chain) => Some(&chain.middlewares),
+            _ => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneKey;
+
+        impl<'de> Visitor<'de> for OneKey {
+            type Value = Settings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map with one key that names the type of the middleware")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
+                let mut found = None;
+                while let Some(kind) = map.next_key::<String>()? {
+                    let Some(settings) = Settings::read(&kind, &mut map)? else { continue };
+                    if found.replace(settings).is_some() {
+                        return Err(A::Error::custom(
+                            "cannot create middleware: multi-types middleware not supported, consider declaring two different pieces of middleware instead",
+                        ));
+                    }
+                }
+                found.ok_or_else(|| A::Error::custom("the middleware does not have any type defined"))
+            }
+        }
+
+        deserializer.deserialize_map(OneKey)
+    }
+}
+
+impl fmt::Debug for AnyMiddleware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Settings, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_key_names_the_type_and_comes_back() {
+        for json in [r#"{"addPrefix":{"prefix":"/a"}}"#, r#"{"chain":{"middlewares":["a","b@docker"]}}"#] {
+            let settings = parse(json).unwrap();
+            assert_eq!(serde_json::to_string(&settings).unwrap(), json);
+            assert!(json[2..].starts_with(settings.kind()));
+        }
+        assert_eq!(parse(r#"{"addPrefix":{"prefix":"/a"},"chain":null}"#).unwrap().kind(), "addPrefix");
+        assert_eq!(parse(r#"{"chain":{"middlewares":["a"]}}"#).unwrap().chain(), Some(&[Name::from("a")][..]));
+        assert_eq!(parse(r#"{"addPrefix":{"prefix":"/a"}}"#).unwrap().chain(), None);
+    }
+
+    #[test]
+    fn none_several_and_unknown_types_are_refused() {
+        for (json, part) in [
+            ("{}", "does not have any type defined"),
+            (r#"{"addPrefix":{"prefix":"/a"},"chain":{"middlewares":[]}}"#, "multi-types middleware not supported"),
+            (r#"{"addprefix":{"prefix":"/a"}}"#, "unknown field `addprefix`"),
+            (r#"{"addPrefix":{"prefix":"/a","x":1}}"#, "unknown field `x`"),
+            (r#""addPrefix""#, "a map with one key"),
+        ] {
+            let error = parse(json).unwrap_err();
+            assert!(error.contains(part), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn problems_start_with_the_kind() {
+        let name = Name::from("a@file");
+        let build = |json| AnyMiddleware::build(&parse(json).unwrap(), &Kit { name: &name }).unwrap_err().path;
+        assert_eq!(build(r#"{"addPrefix":{"prefix":""}}"#), "addPrefix.prefix");
+        assert_eq!(build(r#"{"chain":{"middlewares":[]}}"#), "chain");
+    }
+}
