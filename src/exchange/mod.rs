@@ -12,6 +12,7 @@ pub mod body;
 pub mod client;
 pub mod fault;
 pub mod outcome;
+pub mod path;
 pub mod reply;
 pub mod retry;
 #[cfg(test)]
@@ -62,7 +63,15 @@ pub struct Exchange {
     pub cookies: SmallVec<[HeaderValue; 1]>,
     /// Whether the response must have its media type guessed when the server gives none (`contentType`).
     pub detect_content_type: bool,
+    notes: SmallVec<[Note; 1]>,
     held: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+/// What a middleware remembers from the way down for the way up.
+#[derive(Debug)]
+struct Note {
+    owner: usize,
+    content: Box<dyn Any + Send + Sync>,
 }
 
 impl Exchange {
@@ -79,6 +88,7 @@ impl Exchange {
             response_body: Transforms::default(),
             cookies: SmallVec::new(),
             detect_content_type: false,
+            notes: SmallVec::new(),
             held: Vec::new(),
         }
     }
@@ -86,5 +96,17 @@ impl Exchange {
     /// Keeps `permit` until the exchange is over, however it ends.
     pub fn hold(&mut self, permit: Box<dyn Any + Send + Sync>) {
         self.held.push(permit);
+    }
+
+    /// Remembers `content` for `owner`, who takes it back on the way up. An owner is known by its address.
+    pub fn note<O, T: Any + Send + Sync>(&mut self, owner: &O, content: T) {
+        self.notes.push(Note { owner: std::ptr::from_ref(owner).addr(), content: Box::new(content) });
+    }
+
+    /// Takes back what `owner` noted last, if it noted a `T`.
+    pub fn take_note<O, T: Any + Send + Sync>(&mut self, owner: &O) -> Option<T> {
+        let owner = std::ptr::from_ref(owner).addr();
+        let at = self.notes.iter().rposition(|note| note.owner == owner && note.content.is::<T>())?;
+        self.notes.remove(at).content.downcast().ok().map(|content| *content)
     }
 }

@@ -1,21 +1,26 @@
 //! `addPrefix`: puts a prefix before the request path.
 
+use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
-use super::{Kit, Middleware};
+use super::{Flow, Kit, Middleware, path};
+use crate::exchange::Exchange;
 use crate::problem::Problem;
 
 /// Settings of `addPrefix`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
-    /// Text that is put before the path. Starts with `/`.
+    /// Text that is put before the path; a leading `/` is added where it is missing.
+    #[serde(default)]
     pub prefix: String,
 }
 
 /// Puts a prefix before the request path.
 #[derive(Debug)]
-pub struct AddPrefix {}
+pub struct AddPrefix {
+    prefix: String,
+}
 
 impl Middleware for AddPrefix {
     type Settings = Settings;
@@ -24,6 +29,52 @@ impl Middleware for AddPrefix {
         if settings.prefix.is_empty() {
             return Err(Problem::at("prefix", "prefix cannot be empty"));
         }
-        Ok(Self {})
+        let prefix = path::from_settings("prefix", &settings.prefix)?;
+        Ok(Self { prefix: path::with_leading_slash(&prefix).into_owned() })
+    }
+
+    async fn on_request(&self, request: &mut RequestHeader, _: &mut Exchange) -> Flow {
+        let rest = request.uri.path();
+        if !rest.starts_with('/') {
+            return Flow::Continue;
+        }
+        // The path starts with a slash, so it cannot change what the last segment of the prefix means.
+        let mut whole = String::with_capacity(self.prefix.len() + rest.len());
+        whole.push_str(&self.prefix);
+        whole.push_str(rest);
+        path::replace(request, &whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::middleware::testing::{Call, build};
+
+    #[track_caller]
+    fn check(prefix: &str, url: &str, expected: &str) {
+        let middleware: AddPrefix = build(&format!(r#"{{"prefix":"{prefix}"}}"#)).unwrap();
+        let mut call = Call::new(&format!("GET http://h{url}"));
+        assert!(matches!(call.down(&middleware), Flow::Continue));
+        assert_eq!(call.target(), expected);
+    }
+
+    #[test]
+    fn puts_the_prefix_before_the_path() {
+        check("/a", "/b", "/a/b");
+        check("/a", "/", "/a/");
+        check("a", "/b?c=d", "/a/b?c=d");
+        check("/a/", "/b", "/a//b");
+        check("/a b", "/c%2Fd", "/a%20b/c%2Fd");
+        check("/..", "/b", "/../b");
+    }
+
+    #[test]
+    fn refuses_what_is_no_path() {
+        for (prefix, message) in [("", "cannot be empty"), ("/a?b", "`?` or `#`"), ("/%", "percent sign")] {
+            let problem = build::<AddPrefix>(&format!(r#"{{"prefix":"{prefix}"}}"#)).unwrap_err();
+            assert_eq!(problem.path, "prefix");
+            assert!(problem.message.contains(message), "{}", problem.message);
+        }
     }
 }

@@ -26,6 +26,10 @@ mod recent;
 pub mod retry;
 pub mod source;
 mod users;
+pub mod field;
+pub mod path;
+#[cfg(test)]
+mod testing;
 
 pub use chain::{Chain, Step};
 
