@@ -77,6 +77,20 @@ pub fn routing_path(path: &str) -> Cow<'_, str> {
     String::from_utf8(out).map_or(Cow::Borrowed(path), Cow::Owned)
 }
 
+/// How many bytes of `path` the first `length` bytes of its routing path stand for.
+pub fn raw_length(path: &str, length: usize) -> usize {
+    if routing_path(path).len() == path.len() {
+        return length.min(path.len());
+    }
+    let bytes = path.as_bytes();
+    let mut at = 0;
+    for _ in 0..length {
+        let Some(rest) = bytes.get(at..) else { break };
+        at += if decoded(rest).is_some_and(|byte| !is_reserved(byte)) { 3 } else { 1 };
+    }
+    at.min(path.len())
+}
+
 /// The byte that a leading `%XX` stands for.
 fn decoded(bytes: &[u8]) -> Option<u8> {
     let [b'%', high, low, ..] = bytes else { return None };

@@ -26,8 +26,17 @@ mod recent;
 pub mod retry;
 pub mod source;
 mod users;
+pub mod content_type;
+pub mod encoded_characters;
 pub mod field;
 pub mod path;
+mod redirect;
+pub mod redirect_regex;
+pub mod redirect_scheme;
+pub mod replace_path;
+pub mod replace_path_regex;
+pub mod strip_prefix;
+pub mod strip_prefix_regex;
 #[cfg(test)]
 mod testing;
 
@@ -205,6 +214,14 @@ macro_rules! registry {
 // One line per middleware: the key that users write, the variant, the type.
 registry! {
     "addPrefix" => AddPrefix(add_prefix::AddPrefix),
+    "contentType" => ContentType(content_type::ContentType),
+    "encodedCharacters" => EncodedCharacters(encoded_characters::EncodedCharacters),
+    "redirectRegex" => RedirectRegex(redirect_regex::RedirectRegex),
+    "redirectScheme" => RedirectScheme(redirect_scheme::RedirectScheme),
+    "replacePath" => ReplacePath(replace_path::ReplacePath),
+    "replacePathRegex" => ReplacePathRegex(replace_path_regex::ReplacePathRegex),
+    "stripPrefix" => StripPrefix(strip_prefix::StripPrefix),
+    "stripPrefixRegex" => StripPrefixRegex(strip_prefix_regex::StripPrefixRegex),
 }
 
 impl Settings {
