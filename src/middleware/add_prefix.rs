@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware, path};
 use crate::exchange::Exchange;
+use crate::exchange::path::has_dot_segment;
 use crate::problem::Problem;
 
 /// Settings of `addPrefix`.
@@ -38,7 +39,10 @@ impl Middleware for AddPrefix {
         if !rest.starts_with('/') {
             return Flow::Continue;
         }
-        // The path starts with a slash, so it cannot change what the last segment of the prefix means.
+        // Where entry points do not sanitise paths, one could climb out of the prefix.
+        if has_dot_segment(rest) {
+            return path::refuse();
+        }
         let mut whole = String::with_capacity(self.prefix.len() + rest.len());
         whole.push_str(&self.prefix);
         whole.push_str(rest);
@@ -49,7 +53,7 @@ impl Middleware for AddPrefix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::middleware::testing::{Call, build};
+    use crate::middleware::testing::{Call, build, verdict};
 
     #[track_caller]
     fn check(prefix: &str, url: &str, expected: &str) {
@@ -67,6 +71,12 @@ mod tests {
         check("/a/", "/b", "/a//b");
         check("/a b", "/c%2Fd", "/a%20b/c%2Fd");
         check("/..", "/b", "/../b");
+    }
+
+    #[test]
+    fn nothing_climbs_out_of_the_prefix() {
+        let middleware: AddPrefix = build(r#"{"prefix":"/a"}"#).unwrap();
+        assert_eq!(verdict(&Call::new("GET http://h/%2e%2e/b").down(&middleware)), "400 path-rewrite");
     }
 
     #[test]

@@ -68,3 +68,80 @@ impl Chain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::super::testing::{Call, joined, verdict};
+    use super::super::{Kit, Settings};
+    use super::*;
+
+    fn chain(steps: &[&str]) -> Chain {
+        let step = |(index, json): (usize, &&str)| {
+            let settings: Settings = serde_json::from_str(json).unwrap();
+            let name = Name::from(format!("m{index}@file"));
+            let middleware = Arc::new(AnyMiddleware::build(&settings, &Kit { name: &name }).unwrap());
+            Step { name, middleware }
+        };
+        Chain::new(steps.iter().enumerate().map(step).collect::<Vec<_>>())
+    }
+
+    /// Takes a call down and its response up; tells where it went, how deep, and what the response says.
+    #[track_caller]
+    fn check(steps: &[&str], call: &str, expected: (&str, usize, &str)) {
+        let chain = chain(steps);
+        let mut call = Call::new(call);
+        let mut depth = 9;
+        let flow = chain.on_request(&mut call.request, &mut call.exchange, &mut depth).now_or_never().unwrap();
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        chain.on_response(&mut response, &mut call.exchange, depth);
+        let went = if matches!(flow, Flow::Continue) { call.target().to_owned() } else { verdict(&flow) };
+        assert_eq!((&*went, depth, &*joined(&response.headers, "x")), expected);
+    }
+
+    const A: &str = r#"{"addPrefix":{"prefix":"/a"}}"#;
+    const B: &str = r#"{"addPrefix":{"prefix":"/b"}}"#;
+    const ONE: &str = r#"{"headers":{"customResponseHeaders":{"x":"1"}}}"#;
+    const TWO: &str = r#"{"headers":{"customResponseHeaders":{"x":"2"}}}"#;
+    const REFUSE: &str = r#"{"encodedCharacters":{}}"#;
+
+    #[test]
+    fn requests_go_down_and_responses_up() {
+        check(&[A, B], "GET http://h/", ("/b/a/", 2, ""));
+        check(&[B, A], "GET http://h/", ("/a/b/", 2, ""));
+        check(&[ONE, TWO], "GET http://h/", ("/", 2, "1"));
+        check(&[TWO, ONE], "GET http://h/", ("/", 2, "2"));
+        check(&[], "GET http://h/", ("/", 0, ""));
+    }
+
+    #[test]
+    fn a_reply_goes_up_through_those_before_it() {
+        check(&[REFUSE, ONE], "GET http://h/%2F", ("400 encoded-character", 0, ""));
+        check(&[ONE, REFUSE, TWO], "GET http://h/%2F", ("400 encoded-character", 1, "1"));
+        check(&[ONE, A, REFUSE], "GET http://h/%2F", ("400 encoded-character", 2, "1"));
+    }
+
+    #[test]
+    fn a_middleware_that_is_used_twice_keeps_both_notes() {
+        let mut chain = chain(&[r#"{"headers":{"accessControlAllowOriginListRegex":["."]}}"#]);
+        chain.steps = [chain.steps[0].clone(), chain.steps[0].clone()].into();
+        let mut call = Call::new("GET http://h/\nOrigin: http://o");
+        let mut depth = 0;
+        let flow = chain.on_request(&mut call.request, &mut call.exchange, &mut depth).now_or_never().unwrap();
+        assert!(matches!(flow, Flow::Continue));
+        let mut response = ResponseHeader::build(200, None).unwrap();
+        chain.on_response(&mut response, &mut call.exchange, depth);
+        assert_eq!(joined(&response.headers, "access-control-allow-origin"), "http://o");
+    }
+
+    #[test]
+    fn the_way_down_is_one_small_future() {
+        let chain = Chain::default();
+        let mut call = Call::new("GET http://h/");
+        let mut depth = 0;
+        // It stands in the future of each request. A middleware whose own future is large boxes it.
+        let size = size_of_val(&chain.on_request(&mut call.request, &mut call.exchange, &mut depth));
+        assert!(size <= 768, "{size} bytes");
+    }
+}

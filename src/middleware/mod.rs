@@ -29,6 +29,7 @@ mod users;
 pub mod content_type;
 pub mod encoded_characters;
 pub mod field;
+pub mod headers;
 pub mod path;
 mod redirect;
 pub mod redirect_regex;
@@ -216,6 +217,7 @@ registry! {
     "addPrefix" => AddPrefix(add_prefix::AddPrefix),
     "contentType" => ContentType(content_type::ContentType),
     "encodedCharacters" => EncodedCharacters(encoded_characters::EncodedCharacters),
+    "headers" => Headers(headers::Headers),
     "redirectRegex" => RedirectRegex(redirect_regex::RedirectRegex),
     "redirectScheme" => RedirectScheme(redirect_scheme::RedirectScheme),
     "replacePath" => ReplacePath(replace_path::ReplacePath),

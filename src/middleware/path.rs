@@ -84,7 +84,12 @@ pub fn replace_target(request: &mut RequestHeader, target: String) -> Flow {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::Call;
+    use super::super::{AnyMiddleware, Kit, Settings};
     use super::*;
+    use crate::units::Name;
 
     #[test]
     fn authority_and_query_stay() {
@@ -118,5 +123,81 @@ mod tests {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         assert!(matches!(replace(&mut request, &"a".repeat(70_000)), Flow::Reply(_)));
         assert_eq!(request.uri.path(), "/");
+    }
+
+    /// What a server is sent when `path` has gone through a middleware; `None` if it was refused.
+    fn sent(settings: &str, path: &str) -> Option<String> {
+        let settings: Settings = serde_json::from_str(settings).unwrap();
+        let middleware = AnyMiddleware::build(&settings, &Kit { name: &Name::from("a@file") }).unwrap();
+        let mut call = Call::new(&format!("GET http://h{path}"));
+        let flow = futures_util::FutureExt::now_or_never(middleware.on_request(&mut call.request, &mut call.exchange))
+            .unwrap();
+        matches!(flow, Flow::Continue).then(|| call.request.uri.path().to_owned())
+    }
+
+    const REWRITES: [&str; 7] = [
+        r#"{"addPrefix":{"prefix":"/v1"}}"#,
+        r#"{"stripPrefix":{"prefixes":["/api"]}}"#,
+        r#"{"stripPrefix":{"prefixes":["/api"],"forceSlash":true}}"#,
+        r#"{"stripPrefixRegex":{"regex":["^/a[a-z]+"]}}"#,
+        r#"{"replacePathRegex":{"regex":"^/api(.*)","replacement":"$1"}}"#,
+        r#"{"replacePathRegex":{"regex":"^/api/?(.*)$","replacement":"/v1/${1}"}}"#,
+        r#"{"replacePathRegex":{"regex":"api","replacement":""}}"#,
+    ];
+
+    #[test]
+    fn no_spelling_reaches_another_path() {
+        for tail in [
+            "../admin",
+            "/../admin",
+            "/..%2fadmin",
+            "%2e%2e/admin",
+            "%2E./admin",
+            ".%2e/admin",
+            "./admin",
+            "%2e/admin",
+            "/./admin",
+            "//admin",
+            "/%2e%2e/admin",
+            "/..;/admin",
+            "/%5c../admin",
+            "..%5cadmin",
+            r"..\admin",
+            "/x/../../admin",
+            "/..",
+            "..",
+            "/.",
+            "../",
+            "%2e%2e%2f..%2fadmin",
+            "/%252e%252e/admin",
+            "%252e%252e/admin",
+            "/a/..//../admin",
+            "/apiapi../admin",
+            "..api/admin",
+        ] {
+            let Ok(normal) = normalize(tail) else { continue };
+            let whole = format!("/api{normal}");
+            for settings in REWRITES {
+                // As it came, and as the entry point hands it on.
+                for path in [&*whole, &sanitize(&whole)] {
+                    let Some(seen) = sent(settings, path) else { continue };
+                    assert!(is_plain(&seen) || seen == path, "{settings}: {path} became {seen}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_means_what_it_says(tail in r"([a-z./;-]|%2[eEfF]|%5[cC]|%25|\.\.|api|//){0,16}") {
+            let whole = format!("/api{tail}");
+            let normal = normalize(&whole).unwrap();
+            let path = sanitize(&normal);
+            for settings in REWRITES {
+                if let Some(seen) = sent(settings, &path) {
+                    prop_assert!(is_plain(&seen), "{}: {} became {}", settings, path, seen);
+                }
+            }
+        }
     }
 }
