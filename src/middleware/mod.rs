@@ -12,34 +12,34 @@ use crate::exchange::{Exchange, Reply};
 use crate::problem::Problem;
 use crate::units::Name;
 
+pub mod add_prefix;
 mod alias;
 pub mod basic_auth;
-pub mod add_prefix;
 pub mod chain;
 pub mod compress;
-mod fingerprint;
-pub mod in_flight_req;
-pub mod ip_allow_list;
-mod password_check;
-pub mod rate_limit;
-mod recent;
-pub mod retry;
-pub mod source;
-mod users;
 pub mod content_type;
 pub mod encoded_characters;
 pub mod field;
+mod fingerprint;
 pub mod headers;
+pub mod in_flight_req;
+pub mod ip_allow_list;
+mod password_check;
 pub mod path;
+pub mod rate_limit;
+mod recent;
 mod redirect;
 pub mod redirect_regex;
 pub mod redirect_scheme;
 pub mod replace_path;
 pub mod replace_path_regex;
+pub mod retry;
+pub mod source;
 pub mod strip_prefix;
 pub mod strip_prefix_regex;
 #[cfg(test)]
 mod testing;
+mod users;
 
 pub use chain::{Chain, Step};
 
