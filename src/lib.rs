@@ -11,4 +11,5 @@ pub mod middleware;
 pub mod rule;
 pub mod service;
 
+pub mod config;
 pub mod snapshot;

@@ -1,0 +1,211 @@
+//! What is read at start: Traefik's "static" configuration.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::entry_points::{EntryPoint, EntryPoints, Protocol};
+use super::observability::{AccessLog, Log, Metrics};
+use crate::problem::Problem;
+use crate::service::transport;
+use crate::units::{Duration, Name};
+
+/// What is read at start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Install {
+    /// What holds everywhere.
+    pub global: Global,
+    /// How rules are read.
+    pub core: Core,
+    /// Threads that carry traffic; one per core if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u16>,
+    /// Where clients connect. Those that could not be used are in `broken_entry_points`.
+    pub entry_points: EntryPoints,
+    /// Entry points that stay closed, each with what is wrong.
+    #[serde(skip)]
+    pub broken_entry_points: BTreeMap<Name, Box<[Problem]>>,
+    /// How servers are spoken to, unless a service says otherwise.
+    pub servers_transport: transport::Settings,
+    /// Where routers, services and middlewares come from.
+    pub providers: Providers,
+    /// The API and the dashboard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api: Option<Api>,
+    /// The health check of the gateway itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ping: Option<Ping>,
+    /// The process log.
+    pub log: Log,
+    /// The access log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+    /// What is counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// How the process ends.
+    pub drain: Drain,
+    /// How the process is spoken to.
+    pub control: Control,
+}
+
+impl Install {
+    /// The entry points of a router that names none: those with `asDefault`, otherwise all but UDP ones and `traefik`.
+    pub fn default_entry_points(&self) -> Vec<Name> {
+        let chosen = |keep: &dyn Fn(&Name, &EntryPoint) -> bool| {
+            let kept = self
+                .entry_points
+                .iter()
+                .filter(|(name, entry_point)| entry_point.address.protocol == Protocol::Tcp && keep(name, entry_point));
+            kept.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+        };
+        let marked = chosen(&|_, entry_point| entry_point.as_default);
+        if marked.is_empty() { chosen(&|name, _| name.as_str() != INTERNAL_ENTRY_POINT) } else { marked }
+    }
+}
+
+/// Entry point that serves the API, ping and metrics unless they are routed by hand.
+pub const INTERNAL_ENTRY_POINT: &str = "traefik";
+
+/// What holds everywhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Global {
+    /// Accepted and without effect: nothing is ever asked of the outside.
+    pub check_new_version: bool,
+    /// Accepted and without effect: nothing is ever sent to the outside.
+    pub send_anonymous_usage: bool,
+    /// Leaves `X-Forwarded-For` as it came, on every entry point.
+    pub not_append_x_forwarded_for: bool,
+}
+
+impl Default for Global {
+    fn default() -> Self {
+        Self { check_new_version: true, send_anonymous_usage: false, not_append_x_forwarded_for: false }
+    }
+}
+
+/// How rules are read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Core {
+    /// Syntax of a rule whose router does not name one.
+    pub default_rule_syntax: RuleSyntax,
+}
+
+/// Which rule language a router speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RuleSyntax {
+    /// That of Traefik 2.
+    V2,
+    /// That of Traefik 3.
+    #[default]
+    V3,
+}
+
+/// Where routers, services and middlewares come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Providers {
+    /// Least time between two changes of one provider.
+    pub providers_throttle_duration: Duration,
+    /// Providers in the order in which their routers win, all else being equal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub precedence: Vec<Box<str>>,
+    /// Each provider's own settings, as written: this module does not know who publishes.
+    #[serde(flatten)]
+    pub each: BTreeMap<Box<str>, serde_json::Value>,
+}
+
+impl Providers {
+    /// The settings of one provider, if it is switched on.
+    ///
+    /// # Errors
+    /// A problem whose path begins with `providers`.
+    pub fn settings<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Problem> {
+        let Some(written) = self.each.get(name) else { return Ok(None) };
+        T::deserialize(written).map(Some).map_err(|error| Problem::at(format!("providers.{name}"), error.to_string()))
+    }
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self { providers_throttle_duration: Duration::from_secs(2), precedence: Vec::new(), each: BTreeMap::new() }
+    }
+}
+
+/// The API and the dashboard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Api {
+    /// Path put before the API and the dashboard.
+    pub base_path: Box<str>,
+    /// Serves them on the entry point `traefik`, to everyone.
+    pub insecure: bool,
+    /// Whether there is a dashboard.
+    pub dashboard: bool,
+    /// Accepted and without effect: the dashboard has no advertisement.
+    pub disable_dashboard_ad: bool,
+    /// Title of the dashboard.
+    pub dashboard_name: Box<str>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            base_path: "/".into(),
+            insecure: false,
+            dashboard: true,
+            disable_dashboard_ad: false,
+            dashboard_name: "".into(),
+        }
+    }
+}
+
+/// The health check of the gateway itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Ping {
+    /// Entry point where `/ping` is served.
+    pub entry_point: Box<str>,
+    /// Serves `/ping` nowhere by itself; a router to `ping@internal` does.
+    pub manual_routing: bool,
+    /// Status that is answered once the gateway was told to stop.
+    pub terminating_status_code: u16,
+}
+
+impl Default for Ping {
+    fn default() -> Self {
+        Self { entry_point: INTERNAL_ENTRY_POINT.into(), manual_routing: false, terminating_status_code: 503 }
+    }
+}
+
+/// How the process ends. What is not set has the built-in time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Drain {
+    /// How long it still accepts everything while it reports that it is going.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lame_duck: Option<Duration>,
+    /// Over how long idle connections are closed, one after the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_spread: Option<Duration>,
+    /// How long requests under way may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// How long WebSockets may stay open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub web_socket_timeout: Option<Duration>,
+}
+
+/// How the process is spoken to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Control {
+    /// Path of the socket for `reload`, `upgrade` and the like; a built-in path if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<Box<str>>,
+}
