@@ -288,6 +288,9 @@ pub struct Redirection {
     /// Priority of the router that does it.
     #[serde(default = "next_to_highest")]
     pub priority: i64,
+    /// Port of the new location. Unknown if the entry point that it leads to is written, but cannot be used.
+    #[serde(skip)]
+    pub port: Option<u16>,
 }
 
 /// Which encoded characters a path may have; a request with another one is answered with 400.
@@ -346,13 +349,11 @@ pub struct Http2 {
     pub max_concurrent_streams: u32,
     /// Largest table for reading compressed headers, in bytes.
     pub max_decoder_header_table_size: u32,
-    /// Largest table for writing compressed headers, in bytes.
-    pub max_encoder_header_table_size: u32,
 }
 
 impl Default for Http2 {
     fn default() -> Self {
-        Self { max_concurrent_streams: 250, max_decoder_header_table_size: 4096, max_encoder_header_table_size: 4096 }
+        Self { max_concurrent_streams: 250, max_decoder_header_table_size: 4096 }
     }
 }
 

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::entry_points::TraceVerbosity;
 use super::install::RuleSyntax;
+use super::routing::Names;
+use super::tree::{Node, Sources, Value};
 use crate::problem::Problem;
 use crate::units::Name;
 use crate::{middleware, service};
@@ -68,6 +70,59 @@ pub struct Router {
     pub observability: Observability,
 }
 
+/// Highest priority that a router may have; above it are those that the gateway makes itself.
+const PRIORITY_LIMIT: i64 = i64::MAX - 1000;
+
+impl Router {
+    /// Reads a router out of a checked tree. By hand and not by serde, because there may be a million of them.
+    pub(super) fn read(node: &Node, sources: &Sources, names: &mut Names) -> Result<Self, Problem> {
+        let mut router = Self {
+            entry_points: Arc::default(),
+            middlewares: Arc::default(),
+            service: None,
+            rule: "".into(),
+            rule_syntax: None,
+            priority: None,
+            observability: Observability::default(),
+        };
+        for (key, node) in node.entries() {
+            match (&*key.name, &node.value) {
+                ("entryPoints", _) => router.entry_points = names.read_list(node),
+                ("middlewares", _) => router.middlewares = names.read_list(node),
+                ("service", Value::Str(text)) => router.service = Some(names.read(text)).filter(|_| !text.is_empty()),
+                ("rule", Value::Str(text)) => router.rule = text.clone(),
+                ("ruleSyntax", Value::Str(text)) => {
+                    router.rule_syntax =
+                        read_syntax(text).map_err(|problem| problem.placed(sources.place(node.span)))?;
+                }
+                ("priority", Value::Int(priority)) => {
+                    router.priority = Some(*priority).filter(|priority| *priority != 0)
+                }
+                ("observability", _) => router.observability = Observability::read(node),
+                _ => {}
+            }
+        }
+        if router.rule.trim().is_empty() {
+            return Err(Problem::at("rule", "is missing").placed(sources.place(node.span)));
+        }
+        if let Some(priority) = router.priority.filter(|priority| *priority > PRIORITY_LIMIT) {
+            let message =
+                format!("the router priority {priority} exceeds the max user-defined priority {PRIORITY_LIMIT}");
+            return Err(Problem::at("priority", message).placed(sources.place(node.span)));
+        }
+        Ok(router)
+    }
+}
+
+fn read_syntax(text: &str) -> Result<Option<RuleSyntax>, Problem> {
+    match text {
+        "" => Ok(None),
+        "v2" => Ok(Some(RuleSyntax::V2)),
+        "v3" => Ok(Some(RuleSyntax::V3)),
+        other => Err(Problem::at("ruleSyntax", format!("`{other}` is not known, expected `v2` or `v3`"))),
+    }
+}
+
 /// What is recorded about a router's requests. What is not set is as the entry point says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,6 +142,24 @@ pub struct Observability {
 }
 
 impl Observability {
+    fn read(node: &Node) -> Self {
+        let switch = |name: &str| match node.get(name).map(|node| &node.value) {
+            Some(Value::Bool(value)) => Some(*value),
+            _ => None,
+        };
+        let trace_verbosity = match node.get("traceVerbosity").map(|node| &node.value) {
+            Some(Value::Str(text)) if &**text == "detailed" => Some(TraceVerbosity::Detailed),
+            Some(Value::Str(_)) => Some(TraceVerbosity::Minimal),
+            _ => None,
+        };
+        Self {
+            access_logs: switch("accessLogs"),
+            metrics: switch("metrics"),
+            tracing: switch("tracing"),
+            trace_verbosity,
+        }
+    }
+
     fn is_inherited(&self) -> bool {
         *self == Self::default()
     }

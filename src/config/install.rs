@@ -70,21 +70,11 @@ impl Install {
 pub const INTERNAL_ENTRY_POINT: &str = "traefik";
 
 /// What holds everywhere.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Global {
-    /// Accepted and without effect: nothing is ever asked of the outside.
-    pub check_new_version: bool,
-    /// Accepted and without effect: nothing is ever sent to the outside.
-    pub send_anonymous_usage: bool,
     /// Leaves `X-Forwarded-For` as it came, on every entry point.
     pub not_append_x_forwarded_for: bool,
-}
-
-impl Default for Global {
-    fn default() -> Self {
-        Self { check_new_version: true, send_anonymous_usage: false, not_append_x_forwarded_for: false }
-    }
 }
 
 /// How rules are read.
@@ -147,21 +137,13 @@ pub struct Api {
     pub insecure: bool,
     /// Whether there is a dashboard.
     pub dashboard: bool,
-    /// Accepted and without effect: the dashboard has no advertisement.
-    pub disable_dashboard_ad: bool,
     /// Title of the dashboard.
     pub dashboard_name: Box<str>,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self {
-            base_path: "/".into(),
-            insecure: false,
-            dashboard: true,
-            disable_dashboard_ad: false,
-            dashboard_name: "".into(),
-        }
+        Self { base_path: "/".into(), insecure: false, dashboard: true, dashboard_name: "".into() }
     }
 }
 

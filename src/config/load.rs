@@ -1,11 +1,16 @@
 //! From sources to types: the only way in.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
-use super::format::Format;
+use super::check::{Unknown, check};
+use super::format::{Format, SIZE_LIMIT_BYTES, parse};
 use super::install::Install;
 use super::routing::Routing;
-use crate::problem::Problems;
+use super::schema::{DYNAMIC, STATIC};
+use super::tree::{Node, Sources, Span};
+use super::{effective, environment, flags};
+use crate::problem::{Problem, Problems};
 
 /// What was found at start.
 #[derive(Clone, Debug, Default)]
@@ -20,14 +25,116 @@ pub struct Loaded {
     pub file: Option<PathBuf>,
 }
 
-/// STUB: reads file, environment and flags.
+/// Reads file, environment and flags; each wins over those before it.
+///
+/// `args` are the flags without the name of the program.
 pub fn install(args: &[String], environment: impl Iterator<Item = (String, String)>) -> Loaded {
-    let _ = (args, environment.count());
-    Loaded::default()
+    let variables = environment.collect::<Vec<_>>();
+    let mut sources = Sources::default();
+    let flags = flags::read(args, &mut sources);
+    let environment = environment::read(&variables, &mut sources);
+    let mut problems = Problems::new();
+
+    let named = flags.file.as_deref().or(environment.file.as_deref()).filter(|file| !file.is_empty());
+    let file = named.map(PathBuf::from).or_else(|| candidates(&variables).into_iter().find(|path| path.is_file()));
+    let written =
+        file.as_deref().map_or_else(|| Ok(Node::empty(Span::default())), |path| read_file(path, &mut sources));
+    let mut tree = written.unwrap_or_else(|found| {
+        problems.extend(found);
+        Node::empty(Span::default())
+    });
+    problems.extend(environment.problems);
+    problems.extend(flags.problems);
+    let notices = mixed_sources(file.as_deref(), environment.count, flags.count).into_iter().collect();
+
+    tree.merge(environment.tree);
+    tree.merge(flags.tree);
+    problems.extend(unread_routing(&tree, &sources));
+    let checked = check(&mut tree, &STATIC, &sources, None, &|name| known_elsewhere(DYNAMIC.field(name).is_some()));
+    let (install, found) = effective::install(tree, checked, &sources);
+    problems.extend(found);
+    Loaded { install, problems, notices, file }
 }
 
-/// STUB: reads what a provider has written.
+/// Reads what a provider has written. Names become `name@provider`.
+///
+/// Of an unreadable text nothing is used; [`published`] tells that case apart.
 pub fn dynamic(text: &str, format: Format, source: &str, provider: &str) -> (Routing, Problems) {
-    let _ = (text, format, source, provider);
-    (Routing::default(), Problems::new())
+    published(text, format, source, provider).unwrap_or_else(|problems| (Routing::default(), problems))
 }
+
+/// Reads what a provider has written, as [`dynamic`].
+///
+/// # Errors
+/// Why the text as a whole is unreadable, so that whoever has an older one should keep that.
+pub fn published(text: &str, format: Format, source: &str, provider: &str) -> Result<(Routing, Problems), Problems> {
+    let mut sources = Sources::default();
+    let mut tree = parse(text, format, source, &mut sources)?;
+    let unknown = |name: &str| known_elsewhere(STATIC.field(name).is_some());
+    let checked = check(&mut tree, &DYNAMIC, &sources, Some(provider), &unknown);
+    Ok(Routing::read(tree, checked, &sources, provider))
+}
+
+/// One file may hold both what is read at start and what may change at any time.
+fn known_elsewhere(is_known: bool) -> Unknown {
+    if is_known { Unknown::Passed } else { Unknown::Warned }
+}
+
+/// Where a file is looked for, in this order.
+fn candidates(variables: &[(String, String)]) -> Vec<PathBuf> {
+    let variable = |wanted: &str| {
+        let found = variables.iter().find(|(name, value)| name == wanted && !value.is_empty());
+        found.map(|(_, value)| PathBuf::from(value))
+    };
+    let ours = |folder: PathBuf| [folder.join("portcullis"), folder.join("traefik")];
+    let home = [variable("XDG_CONFIG_HOME"), variable("HOME").map(|home| home.join(".config"))];
+    let stems = [PathBuf::from("/etc/portcullis/portcullis"), PathBuf::from("/etc/traefik/traefik")]
+        .into_iter()
+        .chain(home.into_iter().flatten().flat_map(ours))
+        .chain(ours(PathBuf::from(".")));
+    stems.flat_map(|stem| ["toml", "yaml", "yml"].map(|ending| stem.with_extension(ending))).collect()
+}
+
+fn read_file(path: &Path, sources: &mut Sources) -> Result<Node, Problems> {
+    let name = path.display().to_string();
+    let mut unreadable = |message: String| {
+        let place = sources.add(name.as_str());
+        Problems::from(Problem::at("", message).placed(sources.place(Span::whole(place))))
+    };
+    let Some(format) = Format::of_path(path) else {
+        return Err(unreadable("expected a file that ends with .toml, .yaml or .yml".to_owned()));
+    };
+    let mut text = String::new();
+    let opened = std::fs::File::open(path);
+    match opened.and_then(|file| file.take(SIZE_LIMIT_BYTES as u64 + 1).read_to_string(&mut text)) {
+        Ok(_) => parse(&text, format, &name, sources),
+        Err(error) => Err(unreadable(format!("cannot be read: {error}"))),
+    }
+}
+
+/// Traefik reads one of its sources and drops the others in silence; here they add up, which people should know.
+fn mixed_sources(file: Option<&Path>, variables: usize, flags: usize) -> Option<String> {
+    let plural = |count: usize, noun: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {noun}")),
+        _ => Some(format!("{count} {noun}s")),
+    };
+    let parts =
+        [file.map(|file| file.display().to_string()), plural(variables, "environment variable"), plural(flags, "flag")];
+    let parts = parts.into_iter().flatten().collect::<Vec<_>>();
+    (parts.len() > 1).then(|| format!("configuration is joined from {}; the later wins", parts.join(", ")))
+}
+
+/// Routers in the file that is read at start take effect only if the file provider is pointed at it.
+fn unread_routing(tree: &Node, sources: &Sources) -> Option<Problem> {
+    if tree.get("providers").is_some_and(|providers| providers.get("file").is_some()) {
+        return None;
+    }
+    let (key, _) = tree.entries().iter().find(|(key, _)| DYNAMIC.field(&key.name).is_some())?;
+    let message = "is not read, because no provider is pointed at this file";
+    let help = "set `providers.file.filename` to the path of this file";
+    Some(Problem::warning(&*key.name, message).with_help(help).placed(sources.place(key.span)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,19 @@
 //! Configuration as written: sources → tree → types. No behaviour.
 
+pub mod check;
 pub mod deserialize;
+mod dotted;
+mod effective;
 pub mod entry_points;
+pub mod environment;
+pub mod flags;
 pub mod format;
 pub mod http;
 pub mod install;
 pub mod load;
 pub mod observability;
 pub mod routing;
+pub mod schema;
 pub mod tree;
 
 pub use entry_points::EntryPoint;

@@ -1,8 +1,17 @@
 //! What may change at any time: Traefik's "dynamic" configuration. A provider publishes it whole.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::http::Http;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::check::{BrokenObject, Checked};
+use super::deserialize::from_node;
+use super::http::{Http, Router};
+use super::tree::{Node, Sources, Value};
+use crate::problem::{Problem, Problems};
+use crate::units::Name;
 
 /// What a provider publishes, or all of them together.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -13,7 +22,7 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// Adds what another provider has published. Names are qualified, so that they cannot meet.
+    /// Adds what another provider has published. Names are qualified, so that those of two providers cannot meet.
     pub fn merge(&mut self, other: Self) {
         let Http { routers, services, middlewares, servers_transports, broken } = other.http;
         let http = &mut self.http;
@@ -25,5 +34,99 @@ impl Routing {
         http.broken.services.extend(broken.services);
         http.broken.middlewares.extend(broken.middlewares);
         http.broken.servers_transports.extend(broken.servers_transports);
+    }
+
+    /// Reads a tree that has been checked. Each object is read alone, so that a bad one takes no other down.
+    pub(super) fn read(mut root: Node, checked: Checked, sources: &Sources, provider: &str) -> (Self, Problems) {
+        let mut routing = Self::default();
+        let mut reader = Reader { sources, provider, names: Names::default(), problems: checked.problems };
+        for BrokenObject { kind, name, problems } in checked.broken {
+            if let Some(broken) = routing.broken(&kind) {
+                broken.insert(Name::qualified(&name, provider), problems);
+            }
+        }
+        let mut http = root.take("http").unwrap_or_else(|| Node::empty(root.span));
+        let http_of = &mut routing.http;
+        let broken = &mut http_of.broken;
+        http_of.middlewares = reader.objects(&mut http, "middlewares", &mut broken.middlewares, settings);
+        http_of.servers_transports =
+            reader.objects(&mut http, "serversTransports", &mut broken.servers_transports, settings);
+        http_of.services = reader.objects(&mut http, "services", &mut broken.services, settings);
+        http_of.routers = reader.objects(&mut http, "routers", &mut broken.routers, Router::read);
+        (routing, reader.problems.into_iter().collect())
+    }
+
+    fn broken(&mut self, kind: &str) -> Option<&mut BTreeMap<Name, Box<[Problem]>>> {
+        let broken = &mut self.http.broken;
+        match kind {
+            "http.routers" => Some(&mut broken.routers),
+            "http.services" => Some(&mut broken.services),
+            "http.middlewares" => Some(&mut broken.middlewares),
+            "http.serversTransports" => Some(&mut broken.servers_transports),
+            _ => None,
+        }
+    }
+}
+
+struct Reader<'a> {
+    sources: &'a Sources,
+    provider: &'a str,
+    names: Names,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn objects<T>(
+        &mut self,
+        http: &mut Node,
+        kind: &str,
+        broken: &mut BTreeMap<Name, Box<[Problem]>>,
+        read: fn(&Node, &Sources, &mut Names) -> Result<T, Problem>,
+    ) -> BTreeMap<Name, Arc<T>> {
+        let Some(Node { value: Value::Map(entries), .. }) = http.take(kind) else { return BTreeMap::new() };
+        let mut objects = Vec::with_capacity(entries.len());
+        for (key, node) in entries {
+            let name = self.names.share(Name::qualified(&key.name, self.provider));
+            match read(&node, self.sources, &mut self.names) {
+                Ok(object) => objects.push((name, Arc::new(object))),
+                Err(problem) => {
+                    let problem = problem.under(&format!("http.{kind}.{}", key.name));
+                    self.problems.push(problem.clone());
+                    broken.insert(name, Box::new([problem]));
+                }
+            }
+        }
+        objects.into_iter().collect()
+    }
+}
+
+fn settings<T: DeserializeOwned>(node: &Node, sources: &Sources, _: &mut Names) -> Result<T, Problem> {
+    from_node(node, sources)
+}
+
+/// Equal names and lists of names are kept once: a million routers say the same few things.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    names: hashbrown::HashSet<Name, ahash::RandomState>,
+    lists: hashbrown::HashSet<Arc<[Name]>, ahash::RandomState>,
+}
+
+impl Names {
+    pub(super) fn share(&mut self, name: Name) -> Name {
+        self.names.get_or_insert(name).clone()
+    }
+
+    pub(super) fn read(&mut self, text: &str) -> Name {
+        self.names.get_or_insert_with(text, |text| Name::from(text)).clone()
+    }
+
+    pub(super) fn read_list(&mut self, node: &Node) -> Arc<[Name]> {
+        let Value::List(items) = &node.value else { return Arc::default() };
+        let names = items.iter().filter_map(|item| match &item.value {
+            Value::Str(text) => Some(self.read(text)),
+            _ => None,
+        });
+        let list: Arc<[Name]> = names.collect();
+        self.lists.get_or_insert(list).clone()
     }
 }

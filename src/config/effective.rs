@@ -1,0 +1,230 @@
+//! What holds in the end: types out of a checked tree, entry points that nobody wrote, and what only the whole can tell.
+
+use super::check::{BrokenObject, Checked};
+use super::deserialize::from_node;
+use super::entry_points::{Address, EntryPoint, Protocol};
+use super::install::{INTERNAL_ENTRY_POINT, Install};
+use super::tree::{Key, Node, Sources, Span, Value};
+use crate::problem::{Problem, Problems};
+use crate::units::Name;
+
+/// Providers that `providers.precedence` may name.
+const PROVIDERS: [&str; 17] = [
+    "kubernetesgateway",
+    "kubernetescrd",
+    "kubernetes",
+    "kubernetesingressnginx",
+    "swarm",
+    "docker",
+    "file",
+    "redis",
+    "knative",
+    "consul",
+    "consulcatalog",
+    "nomad",
+    "etcd",
+    "ecs",
+    "http",
+    "zookeeper",
+    "rest",
+];
+const LOG_LEVELS: [&str; 8] = ["TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "PANIC"];
+
+/// Builds what is read at start from a checked tree. Whatever cannot be used is left out, and is a problem.
+pub(super) fn install(mut tree: Node, checked: Checked, sources: &Sources) -> (Install, Problems) {
+    let mut reader = Reader { sources, problems: checked.problems, spans: Vec::new() };
+    let written = tree.take("entryPoints");
+    let mut install = reader.sections(tree);
+    reader.entry_points(&mut install, written, checked.broken);
+    reader.add_entry_points(&mut install);
+    reader.redirections(&mut install);
+    reader.validate(&mut install);
+    (install, reader.problems.into_iter().collect())
+}
+
+struct Reader<'a> {
+    sources: &'a Sources,
+    problems: Vec<Problem>,
+    /// Where things stand that are looked at again after they were read.
+    spans: Vec<(String, Span)>,
+}
+
+impl Reader<'_> {
+    /// Everything but the entry points. Each root section is tried alone, so that a bad one takes no other down.
+    fn sections(&mut self, tree: Node) -> Install {
+        let Value::Map(entries) = tree.value else { return Install::default() };
+        let mut good = Vec::with_capacity(entries.len());
+        for (key, node) in entries {
+            self.remember(&key.name, &node);
+            let alone = Node::new(Value::Map(vec![(key, node)]), tree.span);
+            match (from_node::<Install>(&alone, self.sources), alone.value) {
+                (Ok(_), Value::Map(entry)) => good.extend(entry),
+                (Err(problem), _) => self.problems.push(problem),
+                (Ok(_), _) => {}
+            }
+        }
+        from_node(&Node::new(Value::Map(good), tree.span), self.sources).unwrap_or_default()
+    }
+
+    fn entry_points(&mut self, install: &mut Install, written: Option<Node>, broken: Vec<BrokenObject>) {
+        let broken = broken.into_iter().filter(|object| object.kind == "entryPoints");
+        install.broken_entry_points = broken.map(|object| (Name::from(&*object.name), object.problems)).collect();
+        let Some(Node { value: Value::Map(entries), .. }) = written else { return };
+        for (Key { name, .. }, node) in entries {
+            let path = format!("entryPoints.{name}");
+            self.remember(&path, &node);
+            match from_node::<EntryPoint>(&node, self.sources).and_then(only_tcp) {
+                Ok(entry_point) => {
+                    install.entry_points.insert(Name::from(&*name), entry_point);
+                }
+                Err(problem) => {
+                    let place = self.sources.place(node.span);
+                    let problem = problem.under(&path).placed(place);
+                    self.problems.push(problem.clone());
+                    install.broken_entry_points.insert(Name::from(&*name), Box::new([problem]));
+                }
+            }
+        }
+    }
+
+    /// `http` on port 80 if nobody wrote an entry point, and `traefik` on port 8080 if something is served there.
+    fn add_entry_points(&mut self, install: &mut Install) {
+        if install.entry_points.is_empty() && install.broken_entry_points.is_empty() {
+            install.entry_points.insert("http".into(), EntryPoint::listening(Address::any(80)));
+        }
+        let internal = |entry_point: &str, is_manual: bool| entry_point == INTERNAL_ENTRY_POINT && !is_manual;
+        let prometheus = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
+        let is_needed = install.api.as_ref().is_some_and(|api| api.insecure)
+            || install.ping.as_ref().is_some_and(|ping| internal(&ping.entry_point, ping.manual_routing))
+            || prometheus.is_some_and(|prometheus| internal(&prometheus.entry_point, prometheus.manual_routing));
+        let name = Name::from(INTERNAL_ENTRY_POINT);
+        if is_needed && !install.broken_entry_points.contains_key(&name) {
+            install.entry_points.entry(name).or_insert_with(|| EntryPoint::listening(Address::any(8080)));
+        }
+    }
+
+    /// Finds the port that each redirection leads to. One that leads nowhere closes its entry point.
+    fn redirections(&mut self, install: &mut Install) {
+        let ports = install.entry_points.iter().map(|(name, entry_point)| (name.clone(), entry_point.address.port));
+        let ports = ports.collect::<std::collections::BTreeMap<_, _>>();
+        let broken = &mut install.broken_entry_points;
+        let mut failed = Vec::new();
+        for (name, entry_point) in &mut install.entry_points {
+            let Some(redirection) = &mut entry_point.http.redirections.entry_point else { continue };
+            let target = match redirection.to.strip_prefix(':') {
+                Some(port) => port.parse().map(Some).map_err(|_| format!("`{port}` is not a port")),
+                None => match ports.get(&*redirection.to) {
+                    Some(port) => Ok(Some(*port)),
+                    None if broken.contains_key(&*redirection.to) => Ok(None),
+                    None => Err(format!("there is no entry point `{}`", redirection.to)),
+                },
+            };
+            match target {
+                Ok(port) => redirection.port = port,
+                Err(message) => failed.push((name.clone(), message)),
+            }
+        }
+        for (name, message) in failed {
+            let path = format!("entryPoints.{name}.http.redirections.entryPoint.to");
+            let problem = self.problem(&path, message).with_help("the entry point stays closed");
+            self.problems.push(problem.clone());
+            install.entry_points.remove(&name);
+            install.broken_entry_points.insert(name, Box::new([problem]));
+        }
+    }
+
+    /// What only the whole can tell.
+    fn validate(&mut self, install: &mut Install) {
+        let declared =
+            |name: &str| install.entry_points.contains_key(name) || install.broken_entry_points.contains_key(name);
+        let mut wrong = Vec::new();
+        if let Some(ping) = &install.ping
+            && !ping.manual_routing
+            && !declared(&ping.entry_point)
+        {
+            wrong.push(("ping.entryPoint", format!("there is no entry point `{}`", ping.entry_point)));
+        }
+        if let Some(prometheus) = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()) {
+            if !prometheus.manual_routing && !declared(&prometheus.entry_point) {
+                let message = format!("there is no entry point `{}`", prometheus.entry_point);
+                wrong.push(("metrics.prometheus.entryPoint", message));
+            }
+            let is_rising = prometheus.buckets.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+            if !is_rising || prometheus.buckets.iter().any(|bound| !bound.is_finite()) {
+                wrong.push(("metrics.prometheus.buckets", "expected numbers that rise".to_owned()));
+            }
+        }
+        if let Some(api) = &install.api
+            && !is_base_path(&api.base_path)
+        {
+            let message = format!("`{}` is not a path of letters, digits and `/_.:~-`", api.base_path);
+            wrong.push(("api.basePath", message));
+        }
+        if !LOG_LEVELS.iter().any(|level| level.eq_ignore_ascii_case(&install.log.level)) {
+            let message = format!("`{}` is not known, expected one of {}", install.log.level, LOG_LEVELS.join(", "));
+            wrong.push(("log.level", message));
+        }
+        for provider in &install.providers.precedence {
+            if !PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(provider)) {
+                wrong.push(("providers.precedence", format!("there is no provider `{provider}`")));
+            }
+        }
+        if install.threads == Some(0) {
+            wrong.push(("threads", "expected at least 1".to_owned()));
+        }
+        for (path, message) in wrong {
+            let problem = self.problem(path, message);
+            self.problems.push(problem);
+            restore_default(install, path);
+        }
+    }
+
+    /// Keeps in mind where each value below `path` stands.
+    fn remember(&mut self, path: &str, node: &Node) {
+        self.spans.push((path.to_owned(), node.span));
+        for (key, node) in node.entries() {
+            self.remember(&format!("{path}.{}", key.name), node);
+        }
+    }
+
+    fn problem(&self, path: &str, message: String) -> Problem {
+        let span = self.spans.iter().find(|(known, _)| known == path).map(|(_, span)| *span);
+        Problem::at(path, message).placed(span.and_then(|span| self.sources.place(span)))
+    }
+}
+
+/// What is wrong is left out, as everywhere: the default holds.
+fn restore_default(install: &mut Install, path: &str) {
+    match path {
+        "api.basePath" => {
+            if let Some(api) = &mut install.api {
+                api.base_path = "/".into();
+            }
+        }
+        "metrics.prometheus.buckets" => {
+            if let Some(prometheus) = install.metrics.as_mut().and_then(|metrics| metrics.prometheus.as_mut()) {
+                prometheus.buckets = super::observability::Prometheus::default().buckets;
+            }
+        }
+        "log.level" => install.log.level = super::observability::Log::default().level,
+        "threads" => install.threads = None,
+        "providers.precedence" => {
+            let is_known = |name: &str| PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(name));
+            install.providers.precedence.retain(|provider| is_known(provider));
+        }
+        _ => {}
+    }
+}
+
+fn only_tcp(entry_point: EntryPoint) -> Result<EntryPoint, Problem> {
+    match entry_point.address.protocol {
+        Protocol::Tcp => Ok(entry_point),
+        Protocol::Udp => {
+            Err(Problem::at("address", "UDP is not supported yet").with_help("the entry point stays closed"))
+        }
+    }
+}
+
+fn is_base_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_.:~-".contains(&byte))
+}
