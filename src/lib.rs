@@ -13,3 +13,4 @@ pub mod service;
 
 pub mod config;
 pub mod snapshot;
+pub mod process;

@@ -1,0 +1,179 @@
+//! The new process's side: take the sockets, say that all is checked, wait for the word, accept.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::channel::Channel;
+use super::message::{MAX_SOCKETS, Message};
+use super::{Sockets, VARIABLE};
+
+/// The ancestor sends its sockets as the first thing; slower than this, it is not well.
+const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
+/// It answers `ready` at once; slower than this, it is stuck and still owns its sockets.
+const GO_WITHIN: Duration = Duration::from_secs(30);
+/// Our messages are small and its buffer is empty.
+const SENT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why there is nothing to inherit though a predecessor is there: end the process.
+#[derive(Debug, thiserror::Error)]
+pub enum Denied {
+    /// It died or closed the channel.
+    #[error("the old process is gone")]
+    Gone,
+    /// It did not say anything in time.
+    #[error("the old process keeps silent")]
+    Silent,
+    /// It said something else than expected.
+    #[error("the old process cannot be understood: {0}")]
+    Garbled(String),
+    /// The operating system refused.
+    #[error("cannot take over: {0}")]
+    System(#[from] io::Error),
+}
+
+/// How it came that this process is to accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Succession {
+    /// The old process said `go`.
+    HandedOver,
+    /// The old process died before it could: the sockets are ours alone.
+    Orphaned,
+}
+
+/// What a predecessor hands over to this process.
+#[derive(Debug)]
+pub struct Inheritance {
+    channel: Channel,
+    sockets: Sockets,
+}
+
+impl Inheritance {
+    /// Takes over what a predecessor hands over, if there is one; standard input is empty afterwards.
+    ///
+    /// Blocks for at most ten seconds; call it in `main` before a runtime stands, once.
+    ///
+    /// # Errors
+    /// [`Denied`] when there is a predecessor with which it cannot be done.
+    pub fn take() -> Result<Option<Self>, Denied> {
+        let stdin = rustix::stdio::stdin();
+        if std::env::var_os(VARIABLE).is_none() || !Channel::is_one(stdin) {
+            return Ok(None);
+        }
+        let socket = rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(io::Error::from)?;
+        let nothing = OpenOptions::new().read(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&nothing).map_err(io::Error::from)?;
+        Self::receive(socket, Instant::now() + SOCKETS_WITHIN).map(Some)
+    }
+
+    /// The sockets, to be claimed by the entry points.
+    pub fn sockets(&mut self) -> &mut Sockets {
+        &mut self.sockets
+    }
+
+    /// Everything is loaded and checked; what was not claimed is closed now.
+    ///
+    /// # Errors
+    /// When it cannot be said; the next step will tell whether the old process lives.
+    pub fn ready(&mut self) -> io::Result<()> {
+        for name in self.sockets.unclaimed() {
+            log::info!("no entry point claims the inherited socket {name}");
+        }
+        let unclaimed = self.sockets.close_unclaimed();
+        let unclaimed = unclaimed.into_iter().filter_map(|at| u16::try_from(at).ok()).collect();
+        match self.say(&Message::Ready { unclaimed }) {
+            // Whether it is gone, and what follows from that, is decided in one place: while waiting for `go`.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Tells the old process why this one cannot follow it. End the process then; the old one serves on.
+    pub fn failed(self, reason: &str) {
+        if let Err(error) = self.say(&Message::Failed { reason: reason.to_owned() }) {
+            log::warn!("cannot tell the old process what is wrong: {error}");
+        }
+    }
+
+    /// Waits for the word to accept.
+    ///
+    /// # Errors
+    /// When the old process keeps silent or is confused: it still has its sockets, so end this process.
+    pub async fn wait_go(&mut self) -> Result<Succession, Denied> {
+        let heard = tokio::time::timeout(GO_WITHIN, self.channel.receive()).await.map_err(|_| Denied::Silent)?;
+        match heard {
+            Ok(Some((Message::Go, _))) => Ok(Succession::HandedOver),
+            Ok(Some((other, _))) => Err(Denied::Garbled(format!("it said {other:?} out of turn"))),
+            Ok(None) => Ok(Succession::Orphaned),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    /// Tells the old process that this one accepts, so that it stops. Keep the bond for as long as this process serves.
+    pub fn accepting(self) -> Bond {
+        if let Err(error) = self.say(&Message::Accepting) {
+            log::warn!("cannot tell the old process that we accept: {error}");
+        }
+        Bond { channel: self.channel }
+    }
+
+    fn receive(socket: OwnedFd, deadline: Instant) -> Result<Self, Denied> {
+        let channel = Channel::over(socket)?;
+        let mut sockets = Sockets::default();
+        loop {
+            let (message, received) = match channel.receive_by(deadline) {
+                Ok(Some(heard)) => heard,
+                Ok(None) => return Err(Denied::Gone),
+                Err(error) => {
+                    let denied = explain(error);
+                    let reason = Message::Failed { reason: denied.to_string() };
+                    let _ = channel.send_by(&reason, Instant::now() + SENT_WITHIN);
+                    return Err(denied);
+                }
+            };
+            let Message::Sockets { names, last } = message else {
+                return Err(Denied::Garbled(format!("it said {message:?} out of turn")));
+            };
+            if sockets.len() + names.len() > MAX_SOCKETS {
+                return Err(Denied::Garbled("it sends too many sockets".to_owned()));
+            }
+            for (name, socket) in names.into_iter().zip(received) {
+                sockets.offer(name, socket);
+            }
+            if last {
+                return Ok(Self { channel, sockets });
+            }
+        }
+    }
+
+    fn say(&self, message: &Message) -> io::Result<()> {
+        self.channel.send_by(message, Instant::now() + SENT_WITHIN)
+    }
+}
+
+/// The channel to the predecessor while it drains. Its closing tells it that we died, and it would accept again.
+#[derive(Debug)]
+pub struct Bond {
+    channel: Channel,
+}
+
+impl Bond {
+    /// Says that this process ends on purpose (or handed over itself), so that the old one does not take over again.
+    pub fn leave(self) {
+        let _ = self.channel.send_by(&Message::Leaving, Instant::now() + SENT_WITHIN);
+    }
+
+    /// Waits until the old process has drained and is gone.
+    pub async fn ancestor_gone(&self) {
+        while let Ok(Some(_)) = self.channel.receive().await {}
+    }
+}
+
+fn explain(error: io::Error) -> Denied {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Denied::Silent,
+        io::ErrorKind::InvalidData => Denied::Garbled(error.to_string()),
+        _ => Denied::System(error),
+    }
+}

@@ -1,0 +1,190 @@
+//! Sockets that came from elsewhere (a predecessor, systemd), waiting for the entry points that claim them.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::units::Name;
+
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// A listening TCP socket.
+    Tcp,
+    /// A bound UDP socket.
+    Udp,
+    /// A listening Unix stream socket.
+    Unix,
+}
+
+impl Protocol {
+    /// Reads it off a socket.
+    ///
+    /// # Errors
+    /// When it is no socket we could serve: a kind we do not know, or a stream socket that does not listen.
+    pub fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let domain = sockopt::socket_domain(socket)?;
+        let kind = sockopt::socket_type(socket)?;
+        let protocol = match (domain, kind) {
+            (AddressFamily::INET | AddressFamily::INET6, SocketType::STREAM) => Self::Tcp,
+            (AddressFamily::INET | AddressFamily::INET6, SocketType::DGRAM) => return Ok(Self::Udp),
+            (AddressFamily::UNIX, SocketType::STREAM) => Self::Unix,
+            _ => return Err(io::Error::other("neither TCP, UDP nor a Unix stream")),
+        };
+        if sockopt::socket_acceptconn(socket)? { Ok(protocol) } else { Err(io::Error::other("does not listen")) }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Unix => "unix",
+        })
+    }
+}
+
+/// Which socket: its entry point, what it carries, and its address as text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketName {
+    /// The entry point it belongs to.
+    pub entry_point: Name,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// `[::]:443`, `127.0.0.1:80` or a path, always written the same way by one program version and the next.
+    pub address: String,
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}/{})", self.entry_point, self.address, self.protocol)
+    }
+}
+
+/// Sockets on offer, each to be claimed once. Those nobody claims are closed with this value.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    offers: Vec<Offer>,
+}
+
+#[derive(Debug)]
+struct Offer {
+    name: SocketName,
+    /// systemd binds by its own unit file: whoever has the name gets the socket, whatever address it would have bound.
+    any_address: bool,
+    socket: Option<OwnedFd>,
+}
+
+impl Sockets {
+    /// Offers a socket under the name its predecessor gave it.
+    pub(super) fn offer(&mut self, name: SocketName, socket: OwnedFd) {
+        self.offers.push(Offer { name, any_address: false, socket: Some(socket) });
+    }
+
+    /// Offers a socket to the entry point of that name, wherever it is bound.
+    pub fn offer_anywhere(&mut self, name: SocketName, socket: OwnedFd) {
+        self.offers.push(Offer { name, any_address: true, socket: Some(socket) });
+    }
+
+    /// Takes the socket for `name`, non-blocking and closed on exec.
+    ///
+    /// First the one of exactly that name; then one that its giver bound for this entry point wherever it liked; then one with the
+    /// same address whose entry point had another name before, because that address cannot be bound twice.
+    pub fn claim(&mut self, name: &SocketName) -> Option<OwnedFd> {
+        let at = self
+            .position(|offer| offer.name == *name)
+            .or_else(|| {
+                self.position(|offer| {
+                    offer.any_address
+                        && offer.name.entry_point == name.entry_point
+                        && offer.name.protocol == name.protocol
+                })
+            })
+            .or_else(|| {
+                self.position(|offer| offer.name.protocol == name.protocol && offer.name.address == name.address)
+            })?;
+        let socket = self.offers.get_mut(at)?.socket.take()?;
+        match rustix::io::ioctl_fionbio(&socket, true) {
+            Ok(()) => Some(socket),
+            Err(error) => {
+                log::warn!("cannot use the inherited socket {name}: {error}");
+                None
+            }
+        }
+    }
+
+    /// The names of those nobody claimed yet.
+    pub fn unclaimed(&self) -> impl Iterator<Item = &SocketName> {
+        self.offers.iter().filter(|offer| offer.socket.is_some()).map(|offer| &offer.name)
+    }
+
+    /// Closes those nobody claimed and says, by their place in the offer, which they were.
+    pub(super) fn close_unclaimed(&mut self) -> Vec<usize> {
+        let mut closed = Vec::new();
+        for (at, offer) in self.offers.iter_mut().enumerate() {
+            if offer.socket.take().is_some() {
+                closed.push(at);
+            }
+        }
+        closed
+    }
+
+    /// How many were offered, claimed or not.
+    pub fn len(&self) -> usize {
+        self.offers.len()
+    }
+
+    /// Whether none was offered.
+    pub fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    fn position(&self, fits: impl Fn(&Offer) -> bool) -> Option<usize> {
+        self.offers.iter().position(|offer| offer.socket.is_some() && fits(offer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn name(entry_point: &str, address: &str) -> SocketName {
+        SocketName { entry_point: entry_point.into(), protocol: Protocol::Tcp, address: address.to_owned() }
+    }
+
+    fn socket() -> OwnedFd {
+        TcpListener::bind("127.0.0.1:0").unwrap().into()
+    }
+
+    #[test]
+    fn each_socket_is_claimed_once_and_by_the_best_name() {
+        let mut sockets = Sockets::default();
+        sockets.offer(name("web", ":80"), socket());
+        sockets.offer(name("web", ":81"), socket());
+        sockets.offer_anywhere(name("tls", "[::]:443"), socket());
+        sockets.offer(name("old", ":90"), socket());
+        assert!(sockets.claim(&name("web", ":81")).is_some());
+        assert!(sockets.claim(&name("web", ":81")).is_none(), "claimed already, and :80 is another address");
+        assert!(sockets.claim(&name("tls", "0.0.0.0:443")).is_some(), "systemd's address need not match");
+        assert!(sockets.claim(&name("new", ":90")).is_some(), "renamed entry point");
+        assert!(sockets.claim(&SocketName { protocol: Protocol::Udp, ..name("web", ":80") }).is_none());
+        assert_eq!(sockets.unclaimed().map(|name| name.address.as_str()).collect::<Vec<_>>(), [":80"]);
+        assert_eq!(sockets.close_unclaimed(), [0]);
+        assert_eq!(sockets.close_unclaimed(), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn protocols_are_read_off_the_socket() {
+        assert_eq!(Protocol::of(socket().as_fd()).unwrap(), Protocol::Tcp);
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(Protocol::of(udp.as_fd()).unwrap(), Protocol::Udp);
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(Protocol::of(one.as_fd()).is_err(), "connected, not listening");
+    }
+}

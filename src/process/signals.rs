@@ -1,0 +1,134 @@
+//! Signals of the operating system, caught from the first moment on: one that comes before the runtime stands is kept, not deadly.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::{flag, low_level};
+
+/// What a signal asks of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: drain and end.
+    Terminate,
+    /// SIGINT: drain and end; a person at the keyboard asks, so a second one means now.
+    Interrupt,
+    /// SIGQUIT: drain and end, as nginx's operators know it.
+    Quit,
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGUSR1: open the log files again, after a rotation.
+    ReopenLogs,
+    /// SIGUSR2: hand over to a new process of the program on disk.
+    Upgrade,
+}
+
+/// Of several pending signals the first in this list is answered first: an end makes the others pointless.
+const CAUGHT: [(i32, Signal); 6] = [
+    (SIGTERM, Signal::Terminate),
+    (SIGINT, Signal::Interrupt),
+    (SIGQUIT, Signal::Quit),
+    (SIGHUP, Signal::Reload),
+    (SIGUSR1, Signal::ReopenLogs),
+    (SIGUSR2, Signal::Upgrade),
+];
+
+/// The signals sent to this process since [`Signals::install`].
+///
+/// Bounded as the kernel's own bookkeeping is: a signal that comes again before it was taken counts once.
+pub struct Signals {
+    raised: [Arc<AtomicBool>; CAUGHT.len()],
+    wake: Wake,
+}
+
+/// The reading end of the pipe that the handlers write to; tokio can take it over only inside a runtime.
+enum Wake {
+    Early(UnixStream),
+    Watched(tokio::net::UnixStream),
+}
+
+impl Signals {
+    /// Installs the handlers. Call it first thing in `main`, before any thread or runtime.
+    ///
+    /// # Errors
+    /// When the operating system refuses a pipe or a handler.
+    pub fn install() -> io::Result<Self> {
+        let (wake, waker) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        waker.set_nonblocking(true)?;
+        let raised: [Arc<AtomicBool>; CAUGHT.len()] = Default::default();
+        for ((number, _), raised) in CAUGHT.iter().zip(&raised) {
+            // The flag first: whoever is woken must find it set.
+            flag::register(*number, Arc::clone(raised))?;
+            low_level::pipe::register(*number, waker.try_clone()?)?;
+        }
+        Ok(Self { raised, wake: Wake::Early(wake) })
+    }
+
+    /// The next signal. Safe to drop and call again: nothing is lost.
+    ///
+    /// # Errors
+    /// When the pipe cannot be watched; never in a runtime with I/O enabled.
+    pub async fn next(&mut self) -> io::Result<Signal> {
+        loop {
+            if let Some(signal) = self.take() {
+                return Ok(signal);
+            }
+            let wake = self.watched()?;
+            wake.readable().await?;
+            drain(wake)?;
+        }
+    }
+
+    fn take(&self) -> Option<Signal> {
+        CAUGHT
+            .iter()
+            .zip(&self.raised)
+            .find_map(|((_, signal), raised)| raised.swap(false, Ordering::AcqRel).then_some(*signal))
+    }
+
+    fn watched(&mut self) -> io::Result<&tokio::net::UnixStream> {
+        if let Wake::Early(early) = &self.wake {
+            self.wake = Wake::Watched(tokio::net::UnixStream::from_std(early.try_clone()?)?);
+        }
+        match &self.wake {
+            Wake::Watched(watched) => Ok(watched),
+            Wake::Early(_) => Err(io::Error::other("the signal pipe is not watched")),
+        }
+    }
+}
+
+fn drain(wake: &tokio::net::UnixStream) -> io::Result<()> {
+    let mut sink = [0; 64];
+    loop {
+        match wake.try_read(&mut sink) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_before_the_runtime_are_kept_and_an_end_goes_first() {
+        let mut signals = Signals::install().unwrap();
+        for number in [SIGHUP, SIGUSR1, SIGHUP, SIGTERM] {
+            low_level::raise(number).unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(signals.next().await.unwrap(), Signal::Terminate);
+            assert_eq!(signals.next().await.unwrap(), Signal::Reload);
+            assert_eq!(signals.next().await.unwrap(), Signal::ReopenLogs);
+            low_level::raise(SIGUSR2).unwrap();
+            assert_eq!(signals.next().await.unwrap(), Signal::Upgrade);
+        });
+    }
+}
