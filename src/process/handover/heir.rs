@@ -177,3 +177,56 @@ fn explain(error: io::Error) -> Denied {
         _ => Denied::System(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::super::{Protocol, SocketName};
+    use super::*;
+
+    fn pair() -> (Channel, OwnedFd) {
+        Channel::pair().unwrap()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[tokio::test]
+    async fn an_ancestor_that_dies_leaves_its_sockets_to_us() {
+        let (ancestor, ours) = pair();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let name = SocketName { entry_point: "dns".into(), protocol: Protocol::Udp, address: ":53".to_owned() };
+        let sockets = Message::Sockets { names: vec![name.clone()], last: true };
+        ancestor.send(&sockets, &[socket.as_fd()]).await.unwrap();
+        let mut inheritance = Inheritance::receive(ours, soon()).unwrap();
+        assert!(inheritance.sockets().claim(&name).is_some());
+        drop(ancestor);
+        inheritance.ready().unwrap();
+        assert_eq!(inheritance.wait_go().await.unwrap(), Succession::Orphaned);
+        inheritance.accepting().ancestor_gone().await;
+    }
+
+    #[tokio::test]
+    async fn anything_but_sockets_is_denied() {
+        let (ancestor, ours) = pair();
+        drop(ancestor);
+        assert!(matches!(Inheritance::receive(ours, soon()), Err(Denied::Gone)));
+
+        let (ancestor, ours) = pair();
+        ancestor.send(&Message::Go, &[]).await.unwrap();
+        assert!(matches!(Inheritance::receive(ours, soon()), Err(Denied::Garbled(_))));
+
+        let (_ancestor, ours) = pair();
+        assert!(matches!(Inheritance::receive(ours, Instant::now()), Err(Denied::Silent)));
+
+        let (ancestor, ours) = pair();
+        let names = vec![SocketName { entry_point: "a".into(), protocol: Protocol::Tcp, address: String::new() }];
+        ancestor.send(&Message::Sockets { names, last: true }, &[]).await.unwrap();
+        assert!(matches!(Inheritance::receive(ours, soon()), Err(Denied::Garbled(_))), "named, but not sent");
+        let told = ancestor.receive().await.unwrap();
+        assert!(matches!(told, Some((Message::Failed { .. }, _))), "and the ancestor hears of it");
+    }
+}
