@@ -131,6 +131,9 @@ impl Plan {
                 return Err(Problem::at(path, format!("must be between 1 and {THRESHOLD_LIMIT}")));
             }
         }
+        if settings.status.is_some_and(|status| status != 0 && !(200..600).contains(&status)) {
+            return Err(Problem::at("status", "is not a status that answers carry"));
+        }
         if settings.port == Some(0) {
             return Err(Problem::at("port", "0 is not a port"));
         }
@@ -222,6 +225,11 @@ impl State {
     pub fn forget(&self) {
         self.is_up.store(true, Ordering::Relaxed);
         self.streak.store(0, Ordering::Relaxed);
+        self.due.store(0, Ordering::Relaxed);
+    }
+
+    /// Has the next probe come at once.
+    pub fn hurry(&self) {
         self.due.store(0, Ordering::Relaxed);
     }
 
@@ -345,6 +353,7 @@ mod tests {
             (r#"{"rise": 0}"#, "rise"),
             (r#"{"fall": 101}"#, "fall"),
             (r#"{"port": 0}"#, "port"),
+            (r#"{"status": 99}"#, "status"),
             (r#"{"scheme": "ftp"}"#, "scheme"),
             (r#"{"path": "http://a/b"}"#, "path"),
             (r#"{"path": "/a b"}"#, "path"),

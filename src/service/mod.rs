@@ -11,12 +11,14 @@ use crate::exchange::{Exchange, Fault};
 use crate::problem::Problem;
 use crate::units::Name;
 
+pub mod hash_key;
 pub mod health;
 pub mod internal;
 pub mod passive_health;
 pub mod pool;
 mod probe;
 pub mod resolve;
+mod selection;
 pub mod server;
 pub mod sticky;
 pub mod strategy;
@@ -24,7 +26,8 @@ pub mod transport;
 pub mod weighted;
 
 pub use internal::Internal;
-pub use pool::{Selection, ServerPool};
+pub use pool::ServerPool;
+pub use selection::Selection;
 pub use server::Server;
 pub use transport::Transport;
 pub use weighted::Weighted;

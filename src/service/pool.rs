@@ -1,25 +1,25 @@
 //! A pool of servers: who is up, whose turn it is, who sticks to whom.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration as Span, Instant};
 
-use http::HeaderName;
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
-use pingora::upstreams::peer::HttpPeer;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::clamp_weight;
+use super::hash_key::{self, HashKey};
 use super::health::{self, Plan};
 use super::passive_health::{self, Failures};
 use super::probe;
-use super::server::{self, FNV_START, Purpose, Server, fnv1a, millis};
-use super::sticky::{self, Sticky, cookies};
+use super::selection::Selection;
+use super::server::{self, FNV_START, Server, millis};
+use super::sticky::{self, Sticky};
 use super::strategy::{AnyStrategy, Field, Kind};
 use super::transport::Transport;
 use crate::exchange::{AttemptOutcome, Exchange, Fault};
@@ -40,7 +40,7 @@ pub struct Settings {
     pub strategy: Kind,
     /// What `hrw` and `ketama` tell clients apart by.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hash_key: Option<HashKey>,
+    pub hash_key: Option<hash_key::Settings>,
     /// Keeps each client with the server it was first sent to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sticky: Option<sticky::Settings>,
@@ -89,32 +89,6 @@ impl Default for ResponseForwarding {
     }
 }
 
-/// `hashKey` as written: what clients are told apart by. A request without it is told by its client's address.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HashKey {
-    /// Where it is taken from.
-    pub source: Source,
-    /// Name of the header field or cookie.
-    #[serde(default)]
-    pub name: String,
-}
-
-/// Where a hash key is taken from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Source {
-    /// The client's address.
-    #[default]
-    #[serde(rename = "clientIP")]
-    ClientIp,
-    /// A header field.
-    #[serde(rename = "header")]
-    Header,
-    /// A cookie.
-    #[serde(rename = "cookie")]
-    Cookie,
-}
-
 /// A server and its part in one pool.
 #[derive(Debug)]
 pub struct Member {
@@ -136,13 +110,15 @@ pub struct ServerPool {
     name: Name,
     members: Box<[Member]>,
     strategy: AnyStrategy,
-    key: Key,
+    key: HashKey,
     sticky: Option<Sticky>,
     plan: Option<Plan>,
     /// The window of passive health, in milliseconds.
     window: Option<u64>,
     pass_host_header: bool,
     flush_interval: Duration,
+    /// As written, for the pool that follows.
+    health_check: Option<health::Settings>,
     passive: Option<passive_health::Settings>,
     transport: Arc<Transport>,
     /// What is told of it.
@@ -177,12 +153,13 @@ impl ServerPool {
         Ok(Arc::new(Self {
             name: name.clone(),
             strategy: AnyStrategy::new(settings.strategy, &members),
-            key: Key::build(settings)?,
+            key: hash_key(settings)?,
             sticky: sticky.map_err(|problem| problem.under("sticky"))?,
             plan: plan.map_err(|problem| problem.under("healthCheck"))?,
             window: window.map_err(|problem| problem.under("passiveHealthCheck"))?,
             pass_host_header: settings.pass_host_header,
             flush_interval: settings.response_forwarding.flush_interval,
+            health_check: settings.health_check.clone(),
             passive: passive.cloned(),
             members,
             transport,
@@ -220,13 +197,7 @@ impl ServerPool {
         {
             sticky.bind(bound.map_or(index, |bound| bound.index), exchange);
         }
-        self.members[index].server.enter();
-        Ok(Selection {
-            server: self.members[index].server.clone(),
-            pool: self.clone(),
-            index,
-            address: AtomicUsize::new(0),
-        })
+        Ok(Selection::new(self.clone(), index, now))
     }
 
     fn pick(&self, field: &Field<'_>) -> Option<usize> {
@@ -283,6 +254,10 @@ impl ServerPool {
         }
         if let Some(previous) = self.tasks.previous.upgrade() {
             previous.stop_probes();
+            if previous.health_check != self.health_check {
+                // What was learnt with other questions holds until the new ones are answered, at once.
+                self.members.iter().for_each(|member| member.server.health.hurry());
+            }
         }
         let mut running = self.tasks.running.lock();
         for (index, Member { server, .. }) in self.members.iter().enumerate() {
@@ -293,6 +268,9 @@ impl ServerPool {
             match self.plan {
                 Some(_) => running.push(handle.spawn(probe::probe_server(pool, index)).abort_handle()),
                 None => server.health.forget(),
+            }
+            if let Some(rest) = server.left_alone_for(probe::now()) {
+                self.take_back_after(index, rest);
             }
             self.meters.set_server_up(server.url(), server.is_up(probe::now()));
         }
@@ -335,6 +313,14 @@ impl ServerPool {
         }
     }
 
+    /// Has the strategy and passive health learn how an attempt at the `index`th server ended.
+    pub(super) fn learn(self: &Arc<Self>, index: usize, outcome: &AttemptOutcome, now: Instant) {
+        self.strategy.observe(&self.members[index].server, outcome, now);
+        if outcome.is_failure() {
+            self.note_failure(index, now);
+        }
+    }
+
     /// Counts a failed attempt against a server, and leaves it alone for a while if it was one too many.
     fn note_failure(self: &Arc<Self>, index: usize, now: Instant) {
         let member = &self.members[index];
@@ -346,23 +332,22 @@ impl ServerPool {
         failures.forget();
         member.server.set_last_error(Some("too many failed requests"));
         self.announce(&member.server, false, "too many failed requests");
-        if let Some(handle) = self.tasks.handle.get() {
-            let pool = Arc::downgrade(self);
-            handle.spawn(async move {
-                tokio::time::sleep(Span::from_millis(window + 1)).await;
-                if let Some(pool) = pool.upgrade() {
-                    pool.take_back(index);
-                }
-            });
-        }
+        self.take_back_after(index, Span::from_millis(window));
     }
 
-    fn take_back(&self, index: usize) {
-        let server = &self.members[index].server;
-        if server.is_up(probe::now()) {
-            server.set_last_error(None);
-            self.announce(server, true, "left alone for long enough");
-        }
+    /// Tells the world, after `pause`, that a server left alone gets requests again. It does so by the clock in any case.
+    fn take_back_after(self: &Arc<Self>, index: usize, pause: Span) {
+        let Some(handle) = self.tasks.handle.get() else { return };
+        let pool = Arc::downgrade(self);
+        handle.spawn(async move {
+            tokio::time::sleep(pause + Span::from_millis(1)).await;
+            let Some(pool) = pool.upgrade() else { return };
+            let server = &pool.members[index].server;
+            if server.is_up(probe::now()) {
+                server.set_last_error(None);
+                pool.announce(server, true, "left alone for long enough");
+            }
+        });
     }
 }
 
@@ -375,48 +360,6 @@ impl fmt::Debug for ServerPool {
 impl Drop for ServerPool {
     fn drop(&mut self) {
         self.stop_probes();
-    }
-}
-
-/// The server picked for one attempt. While it lives, the attempt counts as in flight.
-#[derive(Debug)]
-pub struct Selection {
-    /// The server.
-    pub server: Arc<Server>,
-    /// Its pool.
-    pub pool: Arc<ServerPool>,
-    index: usize,
-    /// Which of the server's addresses was handed out.
-    address: AtomicUsize,
-}
-
-impl Selection {
-    /// Where and how to connect. `upgrade`: for a WebSocket or another switch of protocol, on which silence is no failure.
-    ///
-    /// # Errors
-    /// [`Fault::NoServer`] if the server's name has no address.
-    pub fn peer(&self, upgrade: bool) -> Result<Box<HttpPeer>, Fault> {
-        let purpose = if upgrade { Purpose::Upgrade } else { Purpose::Request };
-        let (peer, address) = self.server.peer(purpose, probe::now())?;
-        self.address.store(address, Ordering::Relaxed);
-        Ok(peer)
-    }
-
-    /// Has the balancer and the passive health check learn how the attempt ended. Call it once.
-    pub fn finish(&self, outcome: &AttemptOutcome, now: Instant) {
-        if matches!(outcome.failure, Some(Fault::ConnectFailed | Fault::ConnectTimeout)) {
-            self.server.refuse_address(self.address.load(Ordering::Relaxed), now);
-        }
-        self.pool.strategy.observe(&self.server, outcome, now);
-        if outcome.is_failure() {
-            self.pool.note_failure(self.index, now);
-        }
-    }
-}
-
-impl Drop for Selection {
-    fn drop(&mut self) {
-        self.server.leave();
     }
 }
 
@@ -471,59 +414,14 @@ fn members(
     Ok(members.into())
 }
 
-/// What clients are told apart by, ready for use.
-#[derive(Debug)]
-enum Key {
-    ClientIp,
-    Header(HeaderName),
-    Cookie(Box<str>),
+/// What clients are told apart by; only where a strategy asks for it.
+fn hash_key(settings: &Settings) -> Result<HashKey, Problem> {
+    let Some(written) = &settings.hash_key else { return Ok(HashKey::ClientIp) };
+    if !matches!(settings.strategy, Kind::Hrw | Kind::Ketama) {
+        return Err(Problem::at("hashKey", "is only looked at by the strategies `hrw` and `ketama`"));
+    }
+    HashKey::build(written).map_err(|problem| problem.under("hashKey"))
 }
 
-impl Key {
-    fn build(settings: &Settings) -> Result<Self, Problem> {
-        let Some(written) = &settings.hash_key else { return Ok(Self::ClientIp) };
-        if !matches!(settings.strategy, Kind::Hrw | Kind::Ketama) {
-            return Err(Problem::at("hashKey", "is only looked at by the strategies `hrw` and `ketama`"));
-        }
-        let is_named = !written.name.is_empty();
-        match written.source {
-            Source::ClientIp if is_named => Err(Problem::at("hashKey.name", "has no meaning for `clientIP`")),
-            Source::ClientIp => Ok(Self::ClientIp),
-            Source::Header => HeaderName::from_bytes(written.name.as_bytes())
-                .map(Self::Header)
-                .map_err(|_| Problem::at("hashKey.name", "is not the name of a header field")),
-            Source::Cookie if is_named => Ok(Self::Cookie(written.name.as_str().into())),
-            Source::Cookie => Err(Problem::at("hashKey.name", "must name a cookie")),
-        }
-    }
-
-    /// FNV-1a state after the text that stands for the client.
-    fn hash(&self, request: &RequestHeader, exchange: &Exchange) -> u64 {
-        let found = match self {
-            Self::ClientIp => None,
-            Self::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
-            Self::Cookie(name) => {
-                cookies(request).find(|(known, _)| *known == &**name).map(|(_, value)| value.as_bytes())
-            }
-        };
-        match found {
-            Some(bytes) => fnv1a(FNV_START, bytes),
-            None => {
-                let mut hash = Hashed(FNV_START);
-                // Writing to a hash cannot fail.
-                let _ = write!(hash, "{}", exchange.client.address());
-                hash.0
-            }
-        }
-    }
-}
-
-/// Hashes text as it is written, so that none is allocated.
-struct Hashed(u64);
-
-impl fmt::Write for Hashed {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 = fnv1a(self.0, text.as_bytes());
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

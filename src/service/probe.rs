@@ -6,9 +6,9 @@ use std::time::{Duration as Span, Instant};
 
 use async_trait::async_trait;
 use http::Extensions;
-use http::header::{HOST, LOCATION};
+use http::header::{CONTENT_LENGTH, HOST, LOCATION};
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderValue, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::ALPN;
@@ -27,6 +27,8 @@ use super::server::{Server, millis};
 
 /// Probes and questions that may be under way at a time, in the whole gateway.
 const AT_A_TIME: usize = 256;
+/// How often to look whether a server without an address has one now.
+const UNRESOLVED_PAUSE: Span = Span::from_millis(250);
 /// Redirections followed by one probe.
 const REDIRECTS_LIMIT: usize = 10;
 /// Interim answers (1xx) passed over by one probe.
@@ -39,14 +41,17 @@ pub(super) async fn probe_server(pool: Weak<ServerPool>, index: usize) {
             return;
         };
         tokio::time::sleep(wait).await;
-        let Ok(_permit) = permits().acquire().await else { return };
+        let Ok(permit) = permits().acquire().await else { return };
         let Some(pool) = pool.upgrade() else { return };
         let (Some(plan), server) = (pool.plan(), &pool.members()[index].server) else { return };
-        // A name that does not resolve is down already; there is nobody to ask.
-        let result = match server.addresses().found().as_ref().map(|found| found.list().to_vec()) {
-            None => Err("its name is not resolved yet".to_owned()),
-            Some(addresses) => first_to_pass(&pool, server, &addresses).await,
+        let addresses = server.addresses().found().as_ref().map(|found| found.list().to_vec());
+        let Some(addresses) = addresses else {
+            // It is down without a probe, and its first address shall be probed at once.
+            drop((permit, pool));
+            tokio::time::sleep(UNRESOLVED_PAUSE).await;
+            continue;
         };
+        let result = first_to_pass(&pool, server, &addresses).await;
         let change = server.health.note(result.is_ok(), plan, millis(now()), fastrand::f64());
         server.set_last_error(result.as_ref().err().map(String::as_str));
         if let Some(is_up) = change {
@@ -76,9 +81,9 @@ pub(super) async fn resolve_server(pool: Weak<ServerPool>, index: usize) {
         let answered = match found {
             Ok(found) => {
                 server.set_addresses(found);
-                if !was_known {
+                if !was_known && server.is_up(now()) {
                     server.set_last_error(None);
-                    pool.announce(server, server.is_up(now()), "name resolved");
+                    pool.announce(server, true, "name resolved");
                 }
                 Answered::Yes
             }
@@ -193,6 +198,10 @@ impl Answers<'_> {
             request.set_version(Version::HTTP_2);
         } else {
             request.insert_header(HOST, &self.host)?;
+        }
+        if matches!(self.plan.method, Method::POST | Method::PUT | Method::PATCH) {
+            // RFC 9110 §8.6: a method that expects content says that there is none.
+            request.insert_header(CONTENT_LENGTH, "0")?;
         }
         for (name, value) in &self.plan.headers {
             request.insert_header(name, value)?;

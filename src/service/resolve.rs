@@ -164,7 +164,6 @@ pub enum Answered {
 impl ServiceDiscovery for NamedBackends {
     async fn discover(&self) -> pingora::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
         let explain = |error: String| Error::explain(ErrorType::ConnectNoRoute, error);
-        // Without its final dot a name would be tried with each search domain last; with it, search domains do not apply.
         let answer = match self.resolver.lookup_ip(&*self.name).await {
             Ok(answer) => answer,
             // RFC 6761 §6.3: `localhost` is this host, whatever a resolver or its hosts file leave out.

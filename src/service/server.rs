@@ -1,5 +1,6 @@
 //! One server: its address, whether it is up, how busy and how fast it is, and a connection template.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -41,7 +42,6 @@ const fn one() -> i64 {
 }
 
 /// A server. It outlives reloads that leave its URL and transport as they are.
-#[derive(Debug)]
 pub struct Server {
     id: u64,
     url: Box<str>,
@@ -141,9 +141,18 @@ impl Server {
         &self.addresses
     }
 
-    pub(super) fn is_left_alone(&self, now: Instant) -> bool {
+    fn is_left_alone(&self, now: Instant) -> bool {
+        self.left_alone_for(now).is_some()
+    }
+
+    /// How much longer passive health keeps requests away.
+    pub(super) fn left_alone_for(&self, now: Instant) -> Option<Span> {
         let until = self.left_alone_until.load(Ordering::Relaxed);
-        until != 0 && millis(now) < until
+        // Most servers were never left alone: no arithmetic for them.
+        if until == 0 {
+            return None;
+        }
+        until.checked_sub(millis(now)).filter(|rest| *rest > 0).map(Span::from_millis)
     }
 
     /// Keeps requests away until `until`, in milliseconds; whether it was free before `now`.
@@ -231,6 +240,12 @@ impl Server {
         if !addresses.is_empty() {
             self.addresses.set(Found::new(addresses, self.addresses.port()));
         }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({})", self.url)
     }
 }
 
@@ -407,6 +422,15 @@ mod tests {
             "unix:///run/a.sock",
         ] {
             assert!(Url::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_url_brings_it_down(text in "(http|https|h2c|x)?(://)?[\\[\\]:/@.a-z0-9é?#%-]{0,30}") {
+            if let Ok(url) = Url::parse(&text) {
+                proptest::prop_assert!(!url.host.is_empty() && url.port != 0);
+            }
         }
     }
 

@@ -145,9 +145,8 @@ impl Transport {
             }
             _ => return Err(Problem::at("certificates", "only one client certificate can be shown")),
         };
-        match settings.max_idle_conns_per_host {
-            limit if limit < 0 => options.idle_timeout = Some(Span::ZERO),
-            _ => {}
+        if settings.max_idle_conns_per_host < 0 {
+            options.idle_timeout = Some(Span::ZERO);
         }
         Ok(Arc::new(Self {
             server_name: Some(settings.server_name.as_str()).filter(|name| !name.is_empty()).map(Box::from),
@@ -216,7 +215,7 @@ fn set_timeouts(options: &mut PeerOptions, timeouts: &ForwardingTimeouts) {
         interval: Span::from_secs(15),
         count: 4,
         #[cfg(target_os = "linux")]
-        user_timeout: Span::from_secs(90),
+        user_timeout: WRITE_LIMIT,
     });
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
-use super::pool::Selection;
+use super::selection::Selection;
 use super::server::WEIGHT_LIMIT;
 use super::sticky::{self, Sticky};
 use super::strategy::wheel::Wheel;
@@ -125,7 +125,7 @@ impl Weighted {
         if let Some(sticky) = &self.sticky
             && !bound.is_some_and(|bound| bound.is_current)
         {
-            sticky.bind(index, exchange);
+            sticky.bind(bound.map_or(index, |bound| bound.index), exchange);
         }
         self.shares[index].0.select(request, exchange, tried)
     }
