@@ -4,6 +4,8 @@ use http::header::{HeaderName, HeaderValue};
 use pingora::http::RequestHeader;
 use smallvec::SmallVec;
 
+use super::alias;
+
 /// A field name from settings.
 ///
 /// # Errors
@@ -27,7 +29,8 @@ pub fn set(request: &mut RequestHeader, name: &HeaderName, value: HeaderValue) {
     let _ = request.insert_header(name.clone(), value);
 }
 
-/// Removes a field and all aliases of its name.
+/// Removes a field and all aliases of its name. (`alias` also removes the plain name when an alias of it is asked for; an author of
+/// a configuration who removes `X_A` wants to keep `X-A`.)
 pub fn remove(request: &mut RequestHeader, name: &HeaderName) {
     remove_aliases(request, name);
     request.remove_header(name);
@@ -42,12 +45,9 @@ pub fn remove_aliases(request: &mut RequestHeader, name: &HeaderName) {
     }
 }
 
+/// Whether `key` is another spelling of `name`, one that only CGI-like servers take for it.
 fn is_alias(key: &str, name: &str) -> bool {
-    let fold = |byte| if matches!(byte, b'_' | b'.') { b'-' } else { byte };
-    key.len() == name.len()
-        && key != name
-        && key.contains(['_', '.'])
-        && key.bytes().map(fold).eq(name.bytes().map(fold))
+    key != name && key.contains(['_', '.']) && alias::is_spelling_of(key, name)
 }
 
 #[cfg(test)]

@@ -215,13 +215,20 @@ macro_rules! registry {
 // One line per middleware: the key that users write, the variant, the type.
 registry! {
     "addPrefix" => AddPrefix(add_prefix::AddPrefix),
+    "basicAuth" => BasicAuth(basic_auth::BasicAuth),
+    "compress" => Compress(compress::Compress),
     "contentType" => ContentType(content_type::ContentType),
     "encodedCharacters" => EncodedCharacters(encoded_characters::EncodedCharacters),
     "headers" => Headers(headers::Headers),
+    "inFlightReq" => InFlightReq(in_flight_req::InFlightReq),
+    "ipAllowList" => IpAllowList(ip_allow_list::IpAllowList),
+    "ipWhiteList" => IpWhiteList(ip_allow_list::IpWhiteList),
+    "rateLimit" => RateLimit(rate_limit::RateLimit),
     "redirectRegex" => RedirectRegex(redirect_regex::RedirectRegex),
     "redirectScheme" => RedirectScheme(redirect_scheme::RedirectScheme),
     "replacePath" => ReplacePath(replace_path::ReplacePath),
     "replacePathRegex" => ReplacePathRegex(replace_path_regex::ReplacePathRegex),
+    "retry" => Retry(retry::Retry),
     "stripPrefix" => StripPrefix(strip_prefix::StripPrefix),
     "stripPrefixRegex" => StripPrefixRegex(strip_prefix_regex::StripPrefixRegex),
 }

@@ -72,7 +72,8 @@ impl PasswordCheck {
         if self.was_proven(claim, now) {
             return Ok(true);
         }
-        let is_right = self.once(claim, hash, password).await?;
+        // Boxed, for next to hashing a box is nothing, and unboxed it would stand in the future of each request.
+        let is_right = Box::pin(self.once(claim, hash, password)).await?;
         match candidate {
             Candidate::Known(_) if is_right => {
                 self.proven.update(claim, now, |slot| *slot = Some(now));
