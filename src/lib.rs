@@ -14,3 +14,5 @@ pub mod service;
 pub mod config;
 pub mod snapshot;
 pub mod process;
+
+pub mod traffic;

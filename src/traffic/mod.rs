@@ -1,0 +1,3 @@
+//! Bytes in motion: what accepts connections and moves requests and responses.
+
+pub mod entrypoint;
