@@ -148,7 +148,7 @@ mod tests {
             (&b"0\r\n\r\nGET"[..], 5, true),
             (b"5\r\nhello\r\n0\r\n\r\n", 15, true),
             (b"05\r\nhello\r\n000\r\n\r\n", 18, true),
-            (b"A;x=\"y\"\r\n0123456789\r\n0;last\r\nTrailer: v\r\n\r\nPOST", 45, true),
+            (b"A;x=\"y\"\r\n0123456789\r\n0;last\r\nTrailer: v\r\n\r\nPOST", 43, true),
             (b"5\r\nhel", 6, false),
             (b"", 0, false),
         ] {
