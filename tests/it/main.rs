@@ -2,3 +2,8 @@
 
 mod activation;
 mod handover;
+//! One binary for all integration tests: Pingora is linked once.
+
+mod front_door;
+mod harness;
+mod smuggling;

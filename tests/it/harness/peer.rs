@@ -1,0 +1,156 @@
+//! A raw client: bytes out, bytes in, with a deadline on every wait.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Longest wait of a test; only a failing one waits that long.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `future` gives, or a panic when it takes too long.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+}
+
+/// Waits until `condition` holds.
+pub async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Closed,
+    Reset,
+}
+
+/// One response, as far as tests care.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is text")
+    }
+}
+
+pub struct Peer {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Peer {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("connect");
+        stream.set_nodelay(true).expect("nodelay");
+        Self { stream, buffer: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        soon(self.stream.write_all(bytes.as_ref())).await.expect("send");
+    }
+
+    /// Sends, and does not care whether the other side still takes it.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        soon(self.stream.write_all(bytes.as_ref())).await.is_ok()
+    }
+
+    /// Sends byte by byte, each in a segment of its own as far as the kernel plays along.
+    pub async fn drip(&mut self, bytes: impl AsRef<[u8]>) {
+        for byte in bytes.as_ref() {
+            if !self.try_send([*byte]).await {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub async fn half_close(&mut self) {
+        self.stream.shutdown().await.expect("shut down");
+    }
+
+    /// More bytes; `Err` at the end of the connection.
+    async fn more(&mut self) -> Result<(), End> {
+        match soon(self.stream.read_buf(&mut self.buffer)).await {
+            Ok(0) => Err(End::Closed),
+            Ok(_) => Ok(()),
+            Err(_) => Err(End::Reset),
+        }
+    }
+
+    /// Exactly so many bytes.
+    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count {
+            self.more().await.expect("more bytes");
+        }
+        self.buffer.drain(..count).collect()
+    }
+
+    /// The next response, or how the connection ended instead.
+    pub async fn try_answer(&mut self) -> Result<Answer, End> {
+        let end = loop {
+            match self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
+                Some(at) => break at + 4,
+                None => self.more().await?,
+            }
+        };
+        let head: Vec<u8> = self.buffer.drain(..end).collect();
+        let head = String::from_utf8(head).expect("the head is text");
+        let status = head[9..12].parse().expect("a status");
+        let mut answer = Answer { status, head, body: Vec::new() };
+        if let Some(length) = answer.header("content-length") {
+            let length: usize = length.parse().expect("a length");
+            while self.buffer.len() < length {
+                self.more().await?;
+            }
+            answer.body = self.buffer.drain(..length).collect();
+        }
+        Ok(answer)
+    }
+
+    pub async fn answer(&mut self) -> Answer {
+        self.try_answer().await.expect("an answer")
+    }
+
+    /// Reads until the connection ends.
+    pub async fn end(&mut self) -> End {
+        loop {
+            if let Err(end) = self.more().await {
+                return end;
+            }
+        }
+    }
+
+    /// Reads until the connection ends, and what came before.
+    pub async fn rest(&mut self) -> (Vec<u8>, End) {
+        let end = self.end().await;
+        (std::mem::take(&mut self.buffer), end)
+    }
+
+    pub fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("an address")
+    }
+
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
