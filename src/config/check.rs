@@ -336,6 +336,8 @@ fn is_wanted(shape: &Shape, node: &Node) -> bool {
         (_, Value::Null) => matches!(shape.kind, Kind::Switch),
         (Kind::Switch, Value::Map(_) | Value::List(_)) => true,
         (Kind::Switch, scalar) => read_bool(scalar) != Some(false),
+        (Kind::One(Scalar::Text | Scalar::Name), Value::Str(text)) if text.is_empty() => false,
+        (_, Value::List(items)) => !items.is_empty(),
         (Kind::One(scalar), written) => match (convert(scalar, written), shape.default) {
             (Ok(Value::Bool(false)), "") => false,
             (Ok(converted), default) if !default.is_empty() => {

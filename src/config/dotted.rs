@@ -31,12 +31,11 @@ pub(super) enum Joint {
     Underscore,
 }
 
+/// A place, and what may stand there.
+pub(super) type Found<'a> = Result<(Vec<Step>, &'a Shape), NoSuchKey>;
+
 /// Finds the place that `segments` mean, and what stands there.
-pub(super) fn resolve<'a>(
-    shape: &'a Shape,
-    segments: &[&str],
-    joint: Joint,
-) -> Result<(Vec<Step>, &'a Shape), NoSuchKey> {
+pub(super) fn resolve<'a>(shape: &'a Shape, segments: &[&str], joint: Joint) -> Found<'a> {
     let Some((first, rest)) = segments.split_first() else { return Ok((Vec::new(), shape)) };
     let here = |near: Option<&str>| NoSuchKey { known: 0, near: near.map(str::to_owned) };
     match (shape.kind, &shape.each) {
@@ -60,7 +59,7 @@ pub(super) fn resolve<'a>(
 }
 
 /// A name chosen by the user. In a variable it may hold underscores: the shortest name that leads somewhere is meant.
-fn name<'a>(each: &'a Shape, segments: &[&str], joint: Joint) -> Result<(Vec<Step>, &'a Shape), NoSuchKey> {
+fn name<'a>(each: &'a Shape, segments: &[&str], joint: Joint) -> Found<'a> {
     let longest = if joint == Joint::Underscore { segments.len().min(8) } else { 1 };
     let mut failure = NoSuchKey { known: 0, near: None };
     for length in 1..=longest {
@@ -74,11 +73,7 @@ fn name<'a>(each: &'a Shape, segments: &[&str], joint: Joint) -> Result<(Vec<Ste
     Err(failure)
 }
 
-fn below<'a>(
-    step: Step,
-    rest: Result<(Vec<Step>, &'a Shape), NoSuchKey>,
-    segments: usize,
-) -> Result<(Vec<Step>, &'a Shape), NoSuchKey> {
+fn below(step: Step, rest: Found<'_>, segments: usize) -> Found<'_> {
     match rest {
         Ok((mut steps, shape)) => {
             steps.insert(0, step);

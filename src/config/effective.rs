@@ -5,7 +5,8 @@ use super::deserialize::from_node;
 use super::entry_points::{Address, EntryPoint, Protocol};
 use super::install::{INTERNAL_ENTRY_POINT, Install};
 use super::tree::{Key, Node, Sources, Span, Value};
-use crate::problem::{Problem, Problems};
+use crate::observe::{access_log, metrics};
+use crate::problem::{Place, Problem, Problems};
 use crate::units::Name;
 
 /// Providers that `providers.precedence` may name.
@@ -28,12 +29,14 @@ const PROVIDERS: [&str; 17] = [
     "zookeeper",
     "rest",
 ];
-const LOG_LEVELS: [&str; 8] = ["TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "PANIC"];
+/// Idle connections that are kept per server, unless `serversTransport` says otherwise.
+const IDLE_CONNECTIONS: i64 = 200;
 
 /// Builds what is read at start from a checked tree. Whatever cannot be used is left out, and is a problem.
 pub(super) fn install(mut tree: Node, checked: Checked, sources: &Sources) -> (Install, Problems) {
     let mut reader = Reader { sources, problems: checked.problems, spans: Vec::new() };
     let written = tree.take("entryPoints");
+    add_transport(&mut tree);
     let mut install = reader.sections(tree);
     reader.entry_points(&mut install, written, checked.broken);
     reader.add_entry_points(&mut install);
@@ -144,25 +147,18 @@ impl Reader<'_> {
         {
             wrong.push(("ping.entryPoint", format!("there is no entry point `{}`", ping.entry_point)));
         }
-        if let Some(prometheus) = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()) {
-            if !prometheus.manual_routing && !declared(&prometheus.entry_point) {
-                let message = format!("there is no entry point `{}`", prometheus.entry_point);
-                wrong.push(("metrics.prometheus.entryPoint", message));
-            }
-            let is_rising = prometheus.buckets.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
-            if !is_rising || prometheus.buckets.iter().any(|bound| !bound.is_finite()) {
-                wrong.push(("metrics.prometheus.buckets", "expected numbers that rise".to_owned()));
-            }
+        if let Some(prometheus) = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref())
+            && !prometheus.manual_routing
+            && !declared(&prometheus.entry_point)
+        {
+            let message = format!("there is no entry point `{}`", prometheus.entry_point);
+            wrong.push(("metrics.prometheus.entryPoint", message));
         }
         if let Some(api) = &install.api
             && !is_base_path(&api.base_path)
         {
             let message = format!("`{}` is not a path of letters, digits and `/_.:~-`", api.base_path);
             wrong.push(("api.basePath", message));
-        }
-        if !LOG_LEVELS.iter().any(|level| level.eq_ignore_ascii_case(&install.log.level)) {
-            let message = format!("`{}` is not known, expected one of {}", install.log.level, LOG_LEVELS.join(", "));
-            wrong.push(("log.level", message));
         }
         for provider in &install.providers.precedence {
             if !PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(provider)) {
@@ -177,6 +173,16 @@ impl Reader<'_> {
             self.problems.push(problem);
             restore_default(install, path);
         }
+        let parts = [
+            ("log", install.log.check()),
+            ("accessLog", install.access_log.as_ref().map(access_log::Settings::check).unwrap_or_default()),
+            ("metrics", install.metrics.as_ref().map(metrics::Settings::check).unwrap_or_default()),
+        ];
+        for problem in parts.into_iter().flat_map(|(part, found)| found.into_iter().map(|p| p.under(part))) {
+            restore_default(install, &problem.path);
+            let place = self.place(&problem.path);
+            self.problems.push(problem.placed(place));
+        }
     }
 
     /// Keeps in mind where each value below `path` stands.
@@ -188,8 +194,12 @@ impl Reader<'_> {
     }
 
     fn problem(&self, path: &str, message: String) -> Problem {
-        let span = self.spans.iter().find(|(known, _)| known == path).map(|(_, span)| *span);
-        Problem::at(path, message).placed(span.and_then(|span| self.sources.place(span)))
+        Problem::at(path, message).placed(self.place(path))
+    }
+
+    fn place(&self, path: &str) -> Option<Place> {
+        let (_, span) = self.spans.iter().find(|(known, _)| known == path)?;
+        self.sources.place(*span)
     }
 }
 
@@ -201,18 +211,36 @@ fn restore_default(install: &mut Install, path: &str) {
                 api.base_path = "/".into();
             }
         }
-        "metrics.prometheus.buckets" => {
-            if let Some(prometheus) = install.metrics.as_mut().and_then(|metrics| metrics.prometheus.as_mut()) {
-                prometheus.buckets = super::observability::Prometheus::default().buckets;
-            }
-        }
-        "log.level" => install.log.level = super::observability::Log::default().level,
         "threads" => install.threads = None,
         "providers.precedence" => {
             let is_known = |name: &str| PROVIDERS.iter().any(|known| known.eq_ignore_ascii_case(name));
             install.providers.precedence.retain(|provider| is_known(provider));
         }
+        path if path.starts_with("metrics.prometheus.") => {
+            if let Some(prometheus) = install.metrics.as_mut().and_then(|metrics| metrics.prometheus.as_mut()) {
+                match path.strip_prefix("metrics.prometheus.headerLabels.") {
+                    Some(label) => drop(prometheus.header_labels.remove(label)),
+                    None => prometheus.buckets = metrics::Prometheus::default().buckets,
+                }
+            }
+        }
         _ => {}
+    }
+}
+
+/// The transport that nobody wrote keeps more idle connections than one that somebody did.
+fn add_transport(tree: &mut Node) {
+    let Value::Map(entries) = &mut tree.value else { return };
+    let key = |name: &str| Key { name: name.into(), span: Span::default() };
+    if !entries.iter().any(|(key, _)| &*key.name == "serversTransport") {
+        entries.push((key("serversTransport"), Node::empty(Span::default())));
+    }
+    for (name, node) in entries {
+        if let ("serversTransport", Value::Map(entries)) = (&*name.name, &mut node.value)
+            && !entries.iter().any(|(key, _)| &*key.name == "maxIdleConnsPerHost")
+        {
+            entries.push((key("maxIdleConnsPerHost"), Node::new(Value::Int(IDLE_CONNECTIONS), node.span)));
+        }
     }
 }
 

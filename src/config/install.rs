@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::entry_points::{EntryPoint, EntryPoints, Protocol};
-use super::observability::{AccessLog, Log, Metrics};
+use crate::observe::{access_log, log, metrics};
 use crate::problem::Problem;
 use crate::service::transport;
 use crate::units::{Duration, Name};
@@ -38,13 +38,13 @@ pub struct Install {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ping: Option<Ping>,
     /// The process log.
-    pub log: Log,
+    pub log: log::Settings,
     /// The access log.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<access_log::Settings>,
     /// What is counted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub metrics: Option<Metrics>,
+    pub metrics: Option<metrics::Settings>,
     /// How the process ends.
     pub drain: Drain,
     /// How the process is spoken to.

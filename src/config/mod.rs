@@ -11,7 +11,6 @@ pub mod format;
 pub mod http;
 pub mod install;
 pub mod load;
-pub mod observability;
 pub mod routing;
 pub mod schema;
 pub mod tree;

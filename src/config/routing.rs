@@ -130,3 +130,6 @@ impl Names {
         self.lists.get_or_insert(list).clone()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::entry_points::{Address, Protocol};
+use crate::observe::log::Level;
 use crate::units::Name;
 
 /// Loads a file of that name and text with flags, in a folder of its own.
@@ -34,9 +35,9 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
         &[("TRAEFIK_LOG_LEVEL", "WARN"), ("TRAEFIK_LOG_NOCOLOR", "true"), ("TRAEFIK_ENTRYPOINTS_WEB_ADDRESS", ":81")],
     );
     assert_eq!(problems(&loaded), Vec::<String>::new());
-    assert_eq!(&*loaded.install.log.level, "DEBUG");
+    assert_eq!(loaded.install.log.level, Level::Debug);
     assert!(loaded.install.log.no_color);
-    assert_eq!(loaded.install.log.format, crate::config::observability::LogFormat::Json);
+    assert_eq!(loaded.install.log.format, Some(crate::observe::log::Format::Json));
     assert_eq!(names(loaded.install.entry_points.keys()), ["Web"]);
     assert_eq!(loaded.install.entry_points["Web"].address, Address::any(81));
     assert_eq!(loaded.notices.len(), 1);
@@ -95,7 +96,8 @@ fn the_defaults_are_those_of_traefik() {
         ("/metrics/prometheus/buckets", serde_json::json!([0.1, 0.3, 1.2, 5.0])),
         ("/api/dashboard", serde_json::json!(true)),
         ("/ping/terminatingStatusCode", serde_json::json!(503)),
-        ("/log/level", serde_json::json!("ERROR")),
+        ("/log/level", serde_json::json!("INFO")),
+        ("/serversTransport/maxIdleConnsPerHost", serde_json::json!(200)),
         ("/core/defaultRuleSyntax", serde_json::json!("v3")),
     ] {
         assert_eq!(written.pointer(pointer), Some(&expected), "{pointer}");
@@ -123,13 +125,13 @@ http: {routers: {}}
         problems(&loaded),
         [
             "13:1 http: is not read, because no provider is pointed at this file",
+            "8:14 log.level: unknown level `LOUD`: expected TRACE, DEBUG, INFO, WARN, ERROR, FATAL or PANIC",
             "11:27 core.defaultRuleSyntax: `v4` is not known, expected one of `v2`, `v3`",
             "4:18 entryPoints.odd.address: `nonsense` has no port, expected a form like `:80` or `127.0.0.1:8080`",
             "5:8 entryPoints.dns.address: UDP is not supported yet",
             "7:64 entryPoints.lost.http.redirections.entryPoint.to: there is no entry point `nowhere`",
             "9:20 ping.entryPoint: there is no entry point `gone`",
             "10:17 api.basePath: `no slash` is not a path of letters, digits and `/_.:~-`",
-            "8:14 log.level: `LOUD` is not known, expected one of TRACE, DEBUG, INFO, WARN, WARNING, ERROR, FATAL, PANIC",
             "12:10 threads: expected at least 1",
         ]
     );
@@ -138,7 +140,7 @@ http: {routers: {}}
     assert_eq!(names(install.broken_entry_points.keys()), ["dns", "lost", "odd"]);
     let redirection = install.entry_points["web"].http.redirections.entry_point.as_ref().unwrap();
     assert_eq!((&*redirection.scheme, redirection.permanent, redirection.port), ("https", true, Some(443)));
-    assert_eq!((&*install.log.level, install.threads), ("ERROR", None));
+    assert_eq!((install.log.level, install.threads), (Level::Info, None));
 }
 
 #[test]
