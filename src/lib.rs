@@ -12,7 +12,7 @@ pub mod rule;
 pub mod service;
 
 pub mod config;
-pub mod snapshot;
 pub mod process;
 
 pub mod traffic;
+pub mod snapshot;

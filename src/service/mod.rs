@@ -23,6 +23,7 @@ pub mod server;
 pub mod sticky;
 pub mod strategy;
 pub mod transport;
+mod url;
 pub mod weighted;
 
 pub use internal::Internal;

@@ -31,6 +31,8 @@ const AT_A_TIME: usize = 256;
 const UNRESOLVED_PAUSE: Span = Span::from_millis(250);
 /// Redirections followed by one probe.
 const REDIRECTS_LIMIT: usize = 10;
+/// An answer that does not pass.
+const UNEXPECTED: ErrorType = ErrorType::new("unexpected status");
 /// Interim answers (1xx) passed over by one probe.
 const INTERIM_LIMIT: usize = 16;
 
@@ -52,8 +54,9 @@ pub(super) async fn probe_server(pool: Weak<ServerPool>, index: usize) {
             continue;
         };
         let result = first_to_pass(&pool, server, &addresses).await;
-        let change = server.health.note(result.is_ok(), plan, millis(now()), fastrand::f64());
+        // The reason stands before the state changes, so that whoever sees the one finds the other.
         server.set_last_error(result.as_ref().err().map(String::as_str));
+        let change = server.health.note(result.is_ok(), plan, millis(now()), fastrand::f64());
         if let Some(is_up) = change {
             pool.announce(server, is_up, result.err().as_deref().unwrap_or("probe passed"));
         }
@@ -176,7 +179,7 @@ impl HealthCheck for Answers<'_> {
                 Some(next) => path = next,
                 None if self.plan.passes(answer.status.as_u16()) => return Ok(()),
                 None => {
-                    return Error::e_explain(ErrorType::HTTPStatus(answer.status.as_u16()), "not the status expected");
+                    return Error::e_explain(UNEXPECTED, answer.status.as_str().to_owned());
                 }
             }
         }
@@ -287,25 +290,4 @@ pub(super) fn now() -> Instant {
 pub(super) const FIRST_ANSWER_LIMIT: Span = Span::from_secs(5);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(status: u16, location: &str, expected: Option<&str>) {
-        let mut answer = ResponseHeader::build(status, None).unwrap();
-        answer.insert_header(LOCATION, location).unwrap();
-        let found = redirection(&answer, &"/a/b?c".parse().unwrap(), &HeaderValue::from_static("app:80"));
-        assert_eq!(found.as_ref().map(PathAndQuery::as_str), expected, "{status} {location}");
-    }
-
-    #[test]
-    fn redirections_are_followed_on_the_same_host_only() {
-        check(302, "/x?y#z", Some("/x?y"));
-        check(301, "x", Some("/a/x"));
-        check(308, "http://APP:80/x", Some("/x"));
-        check(302, "https://app:80/x", None);
-        check(302, "http://other/x", None);
-        check(302, "//other/x", None);
-        check(200, "/x", None);
-        check(304, "/x", None);
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ use super::health;
 use super::resolve::{Addresses, Found};
 use super::strategy::{drr, least_time};
 use super::transport::Transport;
+use super::url::{Protocol, Url};
 use crate::exchange::Fault;
 use crate::problem::Problem;
 
@@ -257,79 +258,6 @@ pub(super) enum Purpose {
     Upgrade,
 }
 
-/// How a server is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
-    Http,
-    Https,
-    /// HTTP/2 without TLS.
-    H2c,
-}
-
-/// The parts of a server's URL.
-#[derive(Debug, PartialEq)]
-struct Url<'a> {
-    protocol: Protocol,
-    authority: &'a str,
-    /// Without brackets.
-    host: &'a str,
-    port: u16,
-    /// Without a trailing slash; `None` if nothing is left.
-    path: Option<&'a str>,
-}
-
-impl<'a> Url<'a> {
-    fn parse(text: &'a str) -> Result<Self, String> {
-        let (scheme, rest) =
-            text.split_once("://").ok_or_else(|| format!("`{text}` is not a URL like `http://10.0.0.1:8080`"))?;
-        let protocol = match scheme {
-            _ if scheme.eq_ignore_ascii_case("http") => Protocol::Http,
-            _ if scheme.eq_ignore_ascii_case("https") => Protocol::Https,
-            _ if scheme.eq_ignore_ascii_case("h2c") => Protocol::H2c,
-            _ => return Err(format!("the scheme `{scheme}` is not one of `http`, `https`, `h2c`")),
-        };
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        if authority.contains('@') {
-            return Err("user and password in a server's URL are not sent".to_owned());
-        }
-        if let Some(odd) =
-            rest.chars().find(|c| matches!(c, '?' | '#' | '\\') || c.is_whitespace() || !c.is_ascii_graphic())
-        {
-            return Err(format!("`{}` has no place in a server's URL", odd.escape_default()));
-        }
-        let (host, port) = split_authority(authority)?;
-        let port = match port {
-            Some(port) => port,
-            None if protocol == Protocol::Https => 443,
-            None => 80,
-        };
-        let path = path.trim_end_matches('/');
-        Ok(Self { protocol, authority, host, port, path: Some(path).filter(|path| !path.is_empty()) })
-    }
-}
-
-fn split_authority(authority: &str) -> Result<(&str, Option<u16>), String> {
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or("`[` is never closed")?;
-            host.parse::<std::net::Ipv6Addr>().map_err(|_| format!("`{host}` is not an IPv6 address"))?;
-            (host, port.strip_prefix(':').or(if port.is_empty() { None } else { Some("?") }))
-        }
-        None => authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
-    };
-    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':');
-    if host.is_empty() || host.len() > 253 || !host.bytes().all(is_name) {
-        return Err(format!("`{authority}` names no valid host"));
-    }
-    match port {
-        None | Some("") => Ok((host, None)),
-        Some(port) => match port.parse() {
-            Ok(0) | Err(_) => Err(format!("`{authority}` has no valid port")),
-            Ok(port) => Ok((host, Some(port))),
-        },
-    }
-}
-
 fn template(url: &Url<'_>, transport: &Transport) -> HttpPeer {
     let is_tls = url.protocol == Protocol::Https;
     // rustls verifies nothing for an empty name, so there always is one.
@@ -380,58 +308,6 @@ mod tests {
     fn server(url: &str, transport: &str) -> Server {
         let transport = Transport::build(&serde_json::from_str::<transport::Settings>(transport).unwrap()).unwrap();
         Server::build(&Settings { url: url.to_owned(), weight: 1, preserve_path: true }, &transport).unwrap()
-    }
-
-    #[test]
-    fn urls_are_taken_apart() {
-        use Protocol::{H2c, Http, Https};
-        for (text, protocol, host, port, path) in [
-            ("http://10.0.0.1:8080", Http, "10.0.0.1", 8080, None),
-            ("HTTPS://a.example/", Https, "a.example", 443, None),
-            ("h2c://[::1]:50051", H2c, "::1", 50051, None),
-            ("http://[::1]", Http, "::1", 80, None),
-            ("http://my_app:80/a/b/", Http, "my_app", 80, Some("/a/b")),
-            ("http://a:", Http, "a", 80, None),
-        ] {
-            let url = Url::parse(text).unwrap();
-            assert_eq!((url.protocol, url.host, url.port, url.path), (protocol, host, port, path), "{text}");
-        }
-    }
-
-    #[test]
-    fn urls_that_name_no_server_are_refused() {
-        for text in [
-            "",
-            "a:80",
-            "ftp://a",
-            "http://",
-            "http://:80",
-            "http://u:p@a",
-            "http://a:0",
-            "http://a:70000",
-            "http://a:x",
-            "http://[::1",
-            "http://[::1]80",
-            "http://[zz]:80",
-            "http://a b",
-            "http://a/?q",
-            "http://a#f",
-            "http://é",
-            "http://a\\b",
-            "http://a:80:80",
-            "unix:///run/a.sock",
-        ] {
-            assert!(Url::parse(text).is_err(), "{text}");
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_url_brings_it_down(text in "(http|https|h2c|x)?(://)?[\\[\\]:/@.a-z0-9é?#%-]{0,30}") {
-            if let Ok(url) = Url::parse(&text) {
-                proptest::prop_assert!(!url.host.is_empty() && url.port != 0);
-            }
-        }
     }
 
     #[test]
