@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 pub trait Door: Send + Sync {
     /// Stops accepting; the sockets stay open and keep queueing, so that accepting can resume.
     fn stop_accepting(&self);
-    /// Accepts again.
+    /// Accepts again, and idle connections stay open again.
     fn resume_accepting(&self);
     /// While draining, every response closes its connection and readiness is off.
     fn set_draining(&self, draining: Draining);

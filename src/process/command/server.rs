@@ -45,6 +45,8 @@ impl Control {
     /// Binds it, readable by our user alone. A successor (`takes_over`) replaces its predecessor's file in one step; anybody else
     /// only one that nobody answers on. Needs a runtime.
     ///
+    /// A successor binds before it says that it accepts, so that the next command finds it. If it dies, its ancestor binds again.
+    ///
     /// # Errors
     /// A problem in words for people.
     pub fn bind(path: &Path, takes_over: TakesOver) -> Result<Self, Problem> {
@@ -129,7 +131,7 @@ impl Drop for Control {
 pub enum TakesOver {
     /// A fresh start.
     Nobody,
-    /// This process is a successor.
+    /// This process is a successor, or the ancestor of one that died.
     Predecessor,
 }
 
@@ -254,7 +256,11 @@ mod tests {
         old.abort();
         let _ = old.await;
         assert_eq!(told(&path, Command::Drain).await.unwrap(), Answer::done("new Drain"));
+        let again = answering(Control::bind(&path, TakesOver::Predecessor).unwrap(), "again");
         new.abort();
+        let _ = new.await;
+        assert_eq!(told(&path, Command::Status).await.unwrap(), Answer::done("again Status"));
+        again.abort();
     }
 
     #[tokio::test]

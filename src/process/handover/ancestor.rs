@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -69,6 +69,9 @@ pub enum Failure {
     /// It said something else than expected.
     #[error("the new process cannot be understood: {0}")]
     Garbled(String),
+    /// The operating system would not carry a message, for example with too many descriptors in flight.
+    #[error("cannot talk to the new process: {0}")]
+    Channel(io::Error),
 }
 
 /// Starts successors of this process, one at a time.
@@ -309,7 +312,7 @@ impl Life {
                     _ => Err(Failure::Ended(self.ending().await)),
                 }
             }
-            Err(error) => Err(Failure::Garbled(error.to_string())),
+            Err(error) => Err(Failure::Channel(error)),
         }
     }
 
@@ -317,14 +320,15 @@ impl Life {
         match self.channel.receive().await {
             Ok(Some((message, _))) => Ok(message),
             Ok(None) => Err(Failure::Ended(self.ending().await)),
-            Err(error) => Err(Failure::Garbled(error.to_string())),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Failure::Garbled(error.to_string())),
+            Err(error) => Err(Failure::Channel(error)),
         }
     }
 
     /// How it ended, after its end of the channel closed.
     async fn ending(&mut self) -> String {
         match timeout(Duration::from_secs(1), self.child.wait()).await {
-            Ok(Ok(status)) => describe(status),
+            Ok(Ok(status)) => status.to_string(),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it closed the channel but lives".to_owned(),
         }
@@ -358,10 +362,6 @@ impl Drop for Permit {
 
 fn unexpected(message: &Message) -> Failure {
     Failure::Garbled(format!("it said {message:?} out of turn"))
-}
-
-fn describe(status: ExitStatus) -> String {
-    status.to_string()
 }
 
 fn one_line(text: &str) -> String {
