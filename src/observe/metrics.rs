@@ -1,153 +1,259 @@
-//! Every metric family, named once.
+//! Everything that is counted: live meters by name, and what the process counts as a whole.
 
-use std::collections::BTreeMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
+use http::HeaderMap;
+use parking_lot::Mutex;
 
-use crate::problem::{Problem, Problems};
+use super::labels::HeaderLabels;
+use super::meters::{EntryPointMeters, HeaderValues, RouterMeters, ServiceMeters};
+use super::series::Shape;
 
-/// `metrics`: what is counted, and who may read it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Settings {
-    /// Whether requests to internal services (ping, dashboard, metrics, API) are counted too.
-    pub add_internals: bool,
-    /// Prometheus reads the metrics.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prometheus: Option<Prometheus>,
-    /// Datadog. Not available: refused by [`Settings::check`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub datadog: Option<Value>,
-    /// StatsD. Not available: refused by [`Settings::check`].
-    #[serde(rename = "statsD", skip_serializing_if = "Option::is_none")]
-    pub stats_d: Option<Value>,
-    /// InfluxDB 2. Not available: refused by [`Settings::check`].
-    #[serde(rename = "influxDB2", skip_serializing_if = "Option::is_none")]
-    pub influx_db2: Option<Value>,
-    /// OpenTelemetry. Not available: refused by [`Settings::check`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub otlp: Option<Value>,
+pub(super) mod family;
+mod settings;
+
+pub use settings::{Prometheus, Settings};
+
+/// Combinations of labels that one meter may have; with header labels there are more of them.
+const MAX_KEYS: usize = 128;
+const MAX_KEYS_WITH_HEADERS: usize = 1024;
+
+/// Hands out meters and remembers them, so that a reload goes on counting where it was.
+#[derive(Debug)]
+pub struct Metrics {
+    /// `None`: no requests are counted, because nobody would read it.
+    shape: Option<Arc<Shape>>,
+    scopes: Scopes,
+    add_internals: bool,
+    /// Upper bounds of the duration buckets, in seconds.
+    pub(super) bounds: Box<[f64]>,
+    pub(super) header_labels: HeaderLabels,
+    pub(super) entry_points: Mutex<Table<EntryPointMeters>>,
+    pub(super) routers: Mutex<Table<RouterMeters>>,
+    pub(super) services: Mutex<Table<ServiceMeters>>,
+    pub(super) process: Counters,
 }
 
-impl Settings {
-    /// What cannot act, and what is likely not meant.
-    pub fn check(&self) -> Problems {
-        let mut problems = Problems::new();
-        for (key, written) in [
-            ("datadog", &self.datadog),
-            ("statsD", &self.stats_d),
-            ("influxDB2", &self.influx_db2),
-            ("otlp", &self.otlp),
-        ] {
-            if written.is_some() {
-                problems.push(
-                    Problem::at(key, "metrics cannot be sent there yet")
-                        .with_help("use `prometheus`; an agent of that system can read its page"),
-                );
-            }
-        }
-        if let Some(prometheus) = &self.prometheus {
-            problems.extend(prometheus.check().into_iter().map(|problem| problem.under("prometheus")));
-        }
-        problems
-    }
+#[derive(Clone, Copy, Debug, Default)]
+struct Scopes {
+    entry_points: bool,
+    routers: bool,
+    services: bool,
 }
 
-/// `metrics.prometheus`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
-pub struct Prometheus {
-    /// Upper bounds of the duration histograms, in seconds, rising.
-    pub buckets: Vec<f64>,
-    /// Whether requests are counted per entry point.
-    pub add_entry_points_labels: bool,
-    /// Whether requests are counted per router.
-    pub add_routers_labels: bool,
-    /// Whether requests are counted per service.
-    pub add_services_labels: bool,
-    /// The entry point that serves `/metrics`.
-    pub entry_point: String,
-    /// Whether only a router of your own to `prometheus@internal` serves the page.
-    pub manual_routing: bool,
-    /// Further labels of the `requests_total` families: label to the request header that holds its value.
-    pub header_labels: BTreeMap<String, String>,
+/// What the process counts as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) reloads: AtomicU64,
+    pub(super) reload_failures: AtomicU64,
+    /// Seconds since 1970; 0 before the first.
+    pub(super) last_reload: AtomicU64,
+    pub(super) problems: [AtomicU64; 2],
+    pub(super) upgrades: [AtomicU64; 2],
+    pub(super) access_log_drops: Arc<AtomicU64>,
+    pub(super) certificates: Mutex<Vec<Certificate>>,
 }
 
-impl Default for Prometheus {
-    fn default() -> Self {
+/// A certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Certificate {
+    /// Common name of its subject.
+    pub common_name: String,
+    /// Serial number, in decimal.
+    pub serial: String,
+    /// Names it is for, joined by commas.
+    pub names: String,
+    /// End of its validity, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// How handing over to a new process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// The successor serves.
+    Done,
+    /// The successor failed, and this process goes on.
+    Failed,
+}
+
+impl Metrics {
+    /// `threads` is how many threads will count.
+    pub fn new(settings: &Settings, threads: usize) -> Self {
+        let prometheus = settings.prometheus.as_ref();
+        let header_labels =
+            prometheus.map(|prometheus| HeaderLabels::new(&prometheus.header_labels)).unwrap_or_default();
+        let max_keys = if header_labels.is_empty() { MAX_KEYS } else { MAX_KEYS_WITH_HEADERS };
+        let scopes = prometheus.map(|prometheus| Scopes {
+            entry_points: prometheus.add_entry_points_labels,
+            routers: prometheus.add_routers_labels,
+            services: prometheus.add_services_labels,
+        });
         Self {
-            buckets: vec![0.1, 0.3, 1.2, 5.0],
-            add_entry_points_labels: true,
-            add_routers_labels: false,
-            add_services_labels: true,
-            entry_point: "traefik".to_owned(),
-            manual_routing: false,
-            header_labels: BTreeMap::new(),
+            shape: prometheus.map(|prometheus| Arc::new(Shape::new(&prometheus.buckets, threads, max_keys))),
+            scopes: scopes.unwrap_or_default(),
+            add_internals: settings.add_internals,
+            bounds: prometheus.map(|prometheus| prometheus.buckets.as_slice().into()).unwrap_or_default(),
+            header_labels,
+            entry_points: Mutex::default(),
+            routers: Mutex::default(),
+            services: Mutex::default(),
+            process: Counters::default(),
+        }
+    }
+
+    /// Whether requests to internal services are counted.
+    pub fn count_internals(&self) -> bool {
+        self.add_internals
+    }
+
+    /// The meters of an entry point. They count connections in any case, requests if the settings say so.
+    pub fn entry_point(&self, name: &str) -> Arc<EntryPointMeters> {
+        let shape = self.shape.as_ref().filter(|_| self.scopes.entry_points);
+        self.entry_points.lock().find((name, ""), || EntryPointMeters::new(name, shape.cloned()))
+    }
+
+    /// The meters of a router, if routers are counted.
+    pub fn router(&self, router: &str, service: &str) -> Option<Arc<RouterMeters>> {
+        let shape = self.shape.as_ref().filter(|_| self.scopes.routers)?;
+        let new = || RouterMeters::new(router, service, Some(shape.clone()));
+        Some(self.routers.lock().find((router, service), new))
+    }
+
+    /// The meters of a service; idle ones if services are not counted.
+    pub fn service(&self, name: &str) -> Arc<ServiceMeters> {
+        match self.shape.as_ref().filter(|_| self.scopes.services) {
+            Some(shape) => self.services.lock().find((name, ""), || ServiceMeters::new(name, Some(shape.clone()))),
+            None => Arc::default(),
+        }
+    }
+
+    /// What `headerLabels` makes of a request's header fields. Without such labels it costs nothing.
+    #[inline]
+    pub fn header_values(&self, headers: &HeaderMap) -> HeaderValues {
+        self.header_labels.of(headers)
+    }
+
+    /// Counts a configuration that was loaded and is in use from `now` on.
+    pub fn config_reloaded(&self, now: SystemTime) {
+        self.process.reloads.fetch_add(1, Ordering::Relaxed);
+        let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.process.last_reload.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Counts a configuration that could not be loaded at all.
+    pub fn config_failed(&self) {
+        self.process.reload_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says how many warnings and errors the configuration in use has.
+    pub fn set_problems(&self, warnings: usize, errors: usize) {
+        self.process.problems[0].store(warnings as u64, Ordering::Relaxed);
+        self.process.problems[1].store(errors as u64, Ordering::Relaxed);
+    }
+
+    /// Counts a hand-over to a new process.
+    pub fn upgraded(&self, upgrade: Upgrade) {
+        self.process.upgrades[upgrade as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says which certificates are in use.
+    pub fn set_certificates(&self, certificates: Vec<Certificate>) {
+        *self.process.certificates.lock() = certificates;
+    }
+
+    /// The counter of lines that the access log has lost; given to `AccessLog::open`.
+    pub fn access_log_drops(&self) -> Arc<AtomicU64> {
+        self.process.access_log_drops.clone()
+    }
+}
+
+/// Meters by name.
+#[derive(Debug)]
+pub(super) struct Table<M> {
+    meters: HashTable<Arc<M>>,
+    hasher: DefaultHashBuilder,
+    /// At so many meters, those that nothing uses go, scraped or not: reloads must not fill the memory.
+    prune_at: usize,
+}
+
+const MIN_PRUNE: usize = 1024;
+
+/// What names a meter: one name, or two.
+pub(super) trait Named {
+    fn name(&self) -> (&str, &str);
+}
+
+impl Named for EntryPointMeters {
+    fn name(&self) -> (&str, &str) {
+        (&self.name, "")
+    }
+}
+
+impl Named for RouterMeters {
+    fn name(&self) -> (&str, &str) {
+        (&self.router, &self.service)
+    }
+}
+
+impl Named for ServiceMeters {
+    fn name(&self) -> (&str, &str) {
+        (&self.name, "")
+    }
+}
+
+impl<M> Default for Table<M> {
+    fn default() -> Self {
+        Self { meters: HashTable::new(), hasher: DefaultHashBuilder::default(), prune_at: MIN_PRUNE }
+    }
+}
+
+impl<M: Named> Table<M> {
+    fn find(&mut self, name: (&str, &str), new: impl FnOnce() -> M) -> Arc<M> {
+        if self.meters.len() >= self.prune_at {
+            self.meters.retain(|meter| !is_unused(meter));
+            self.prune_at = MIN_PRUNE.max(2 * self.meters.len());
+        }
+        let Self { meters, hasher, .. } = self;
+        let entry =
+            meters.entry(hasher.hash_one(name), |meter| meter.name() == name, |meter| hasher.hash_one(meter.name()));
+        match entry {
+            Entry::Occupied(found) => found.get().clone(),
+            Entry::Vacant(vacant) => vacant.insert(Arc::new(new())).get().clone(),
+        }
+    }
+
+    /// All meters, those that nothing uses any more apart: they are shown once more, and then [`Table::remove`]d.
+    pub(super) fn all(&self) -> (Vec<Arc<M>>, Vec<Arc<M>>) {
+        let (mut used, mut unused) = (Vec::with_capacity(self.meters.len()), Vec::new());
+        for meter in &self.meters {
+            let to = if is_unused(meter) { &mut unused } else { &mut used };
+            to.push(meter.clone());
+        }
+        (used, unused)
+    }
+
+    /// Removes meters, unless something uses them again.
+    pub(super) fn remove(&mut self, unused: Vec<Arc<M>>) {
+        for meter in unused {
+            let hash = self.hasher.hash_one(meter.name());
+            if let Ok(entry) = self.meters.find_entry(hash, |other| Arc::ptr_eq(other, &meter)) {
+                drop(meter);
+                if is_unused(entry.get()) {
+                    entry.remove();
+                }
+            }
         }
     }
 }
 
-/// More buckets than this per histogram cost more memory than they tell.
-const MAX_BUCKETS: usize = 64;
-
-impl Prometheus {
-    /// What cannot act.
-    pub fn check(&self) -> Problems {
-        let mut problems = Problems::new();
-        let rising = self.buckets.windows(2).all(|pair| pair[0] < pair[1]);
-        if !rising || self.buckets.iter().any(|bound| !(bound.is_finite() && *bound > 0.0)) {
-            problems.push(Problem::at("buckets", "must be positive numbers of seconds, each above the one before"));
-        }
-        if self.buckets.len() > MAX_BUCKETS {
-            problems.push(Problem::at("buckets", format!("more than {MAX_BUCKETS} buckets")));
-        }
-        for (label, header) in &self.header_labels {
-            let path = || format!("headerLabels.{label}");
-            if !is_label(label) {
-                problems.push(Problem::at(path(), "not a label name: letters, digits and `_`, and no digit first"));
-            } else if TAKEN_LABELS.contains(&label.as_str()) {
-                problems.push(Problem::at(path(), "the metrics have a label of this name already"));
-            }
-            if http::HeaderName::from_bytes(header.as_bytes()).is_err() {
-                problems.push(Problem::at(path(), format!("`{header}` is not a header name")));
-            }
-        }
-        problems
-    }
-}
-
-const TAKEN_LABELS: [&str; 7] = ["code", "method", "protocol", "entrypoint", "router", "service", "le"];
-
-fn is_label(text: &str) -> bool {
-    let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
-    text.starts_with(letter) && !text.starts_with("__") && text.chars().all(|c| letter(c) || c.is_ascii_digit())
+/// Whether only the table itself holds the meter.
+fn is_unused<M>(meter: &Arc<M>) -> bool {
+    Arc::strong_count(meter) == 1
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn traefik_defaults() {
-        let settings: Settings = serde_json::from_str(r#"{"prometheus":{}}"#).unwrap();
-        assert_eq!(settings.prometheus, Some(Prometheus::default()));
-        assert!(settings.check().is_empty());
-    }
-
-    #[test]
-    fn names_what_cannot_act() {
-        let check = |text: &str, expected: &[&str]| {
-            let settings: Settings = serde_json::from_str(text).unwrap();
-            let paths: Vec<_> = settings.check().into_iter().map(|problem| problem.path).collect();
-            assert_eq!(paths, expected, "{text}");
-        };
-        check(r#"{"otlp":{},"statsD":{"address":"x"}}"#, &["statsD", "otlp"]);
-        check(r#"{"prometheus":{"buckets":[1,1]}}"#, &["prometheus.buckets"]);
-        check(r#"{"prometheus":{"buckets":[-1,1]}}"#, &["prometheus.buckets"]);
-        check(r#"{"prometheus":{"headerLabels":{"code":"X-A"}}}"#, &["prometheus.headerLabels.code"]);
-        check(r#"{"prometheus":{"headerLabels":{"a-b":"X-A"}}}"#, &["prometheus.headerLabels.a-b"]);
-        check(r#"{"prometheus":{"headerLabels":{"agent":"User Agent"}}}"#, &["prometheus.headerLabels.agent"]);
-        check(r#"{"prometheus":{"headerLabels":{"agent":"User-Agent"}}}"#, &[]);
-    }
-}
+mod tests;

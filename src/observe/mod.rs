@@ -1,13 +1,17 @@
 //! What we tell the world.
 
 pub mod access_log;
+pub mod export;
 pub mod log;
 pub mod meters;
 pub mod metrics;
 
 mod calendar;
 mod escape;
+mod labels;
 mod output;
+mod process;
 mod rotation;
+mod series;
 mod shard;
 mod writer;
