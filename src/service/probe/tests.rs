@@ -1,10 +1,15 @@
+use std::io::{Read as _, Write as _};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use super::super::tests::{build, pool};
+use super::super::transport::Transport;
 use super::*;
 
 /// A server whose answers the test decides on.
@@ -167,6 +172,57 @@ async fn the_next_pool_takes_over_in_rhythm() {
     let third = build(&origin.json("127.0.0.1", r#"{"interval": "1h", "path": "/other"}"#), Some(&second)).unwrap();
     third.start_probes(&Handle::current());
     wait_for("the new question", || origin.asked() == 2).await;
+}
+
+/// An HTTPS server with a certificate for `a.example`, signed by itself; its port and the certificate.
+fn https_origin() -> (u16, String) {
+    let own = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(own.signing_key.serialize_pem().as_bytes()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+            if stream.read(&mut [0; 4096]).is_ok() {
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+            }
+        }
+    });
+    (port, own.cert.pem())
+}
+
+#[tokio::test]
+async fn trust_in_a_server_is_as_the_transport_says() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (port, pem) = https_origin();
+    let root = serde_json::to_string(&pem).unwrap();
+    for (transport, expected) in [
+        ("{}".to_owned(), Err("certificate")),
+        (r#"{"insecureSkipVerify": true}"#.to_owned(), Ok(())),
+        (format!(r#"{{"rootCAs": [{root}]}}"#), Err("certificate")),
+        (format!(r#"{{"rootCAs": [{root}], "serverName": "a.example"}}"#), Ok(())),
+        (format!(r#"{{"rootCAs": [{root}], "serverName": "b.example"}}"#), Err("certificate")),
+    ] {
+        let written =
+            format!(r#"{{"servers": [{{"url": "https://127.0.0.1:{port}"}}], "healthCheck": {{"timeout": "5s"}}}}"#);
+        let settings = serde_json::from_str(&written).unwrap();
+        let transport_settings = serde_json::from_str(&transport).unwrap();
+        let built = Transport::build(&transport_settings).unwrap();
+        let pool = ServerPool::build(&"web@file".into(), &settings, built, Arc::default(), None).unwrap();
+        let addresses = [([127, 0, 0, 1], port).into()];
+        match (first_to_pass(&pool, &pool.members()[0].server, &addresses).await, expected) {
+            (Ok(()), Ok(())) => {}
+            (Err(error), Err(part)) => assert!(error.contains(part), "{transport}: {error}"),
+            (found, _) => panic!("{transport}: {found:?}"),
+        }
+    }
 }
 
 fn check(status: u16, location: &str, expected: Option<&str>) {
