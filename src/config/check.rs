@@ -1,9 +1,10 @@
 //! One walk over a tree against the table of keys: canonical names, converted values, all problems; what is bad is dropped.
 
+use super::scalar::{convert, plural, read_bool};
 use super::schema::{Kind, Scalar, Shape, Status};
 use super::tree::{Key, Node, Sources, Span, Value};
 use crate::problem::Problem;
-use crate::units::{Duration, Name};
+use crate::units::Name;
 
 /// What a walk has found.
 #[derive(Debug, Default)]
@@ -346,86 +347,6 @@ fn is_wanted(shape: &Shape, node: &Node) -> bool {
             _ => true,
         },
         _ => true,
-    }
-}
-
-/// Turns what is written into what is meant: flags, variables and labels have nothing but text.
-fn convert(scalar: Scalar, written: &Value) -> Result<Value, String> {
-    let expected = |what: &str| Err(format!("expected {what}, found {}", written.describe()));
-    match (scalar, written) {
-        (_, Value::Null | Value::List(_) | Value::Map(_)) => expected(singular(scalar)),
-        (Scalar::Text | Scalar::Name, Value::Str(_)) => Ok(written.clone()),
-        (Scalar::Text | Scalar::Name, Value::Bool(value)) => Ok(Value::Str(value.to_string().into())),
-        (Scalar::Text | Scalar::Name, Value::Int(value)) => Ok(Value::Str(value.to_string().into())),
-        (Scalar::Text | Scalar::Name, Value::Float(value)) => Ok(Value::Str(value.to_string().into())),
-        (Scalar::Bool, _) => {
-            read_bool(written).map_or_else(|| expected(singular(scalar)), |value| Ok(Value::Bool(value)))
-        }
-        (Scalar::Int | Scalar::Int32, _) => match read_int(written) {
-            Some(value) if scalar == Scalar::Int || i32::try_from(value).is_ok() => Ok(Value::Int(value)),
-            _ => expected(singular(scalar)),
-        },
-        (Scalar::Float, Value::Float(_)) => Ok(written.clone()),
-        (Scalar::Float, Value::Int(value)) => Ok(Value::Float(*value as f64)),
-        (Scalar::Float, Value::Str(text)) => match text.trim().parse::<f64>() {
-            Ok(value) if value.is_finite() => Ok(Value::Float(value)),
-            _ => expected(singular(scalar)),
-        },
-        (Scalar::Duration, Value::Int(_)) => Ok(written.clone()),
-        (Scalar::Duration, Value::Str(text)) => Duration::parse(text).map(|_| written.clone()),
-        (Scalar::Float | Scalar::Duration, _) => expected(singular(scalar)),
-    }
-}
-
-/// What Go's `strconv.ParseBool` takes for a yes or no, and what YAML 1.1 does.
-fn read_bool(written: &Value) -> Option<bool> {
-    match written {
-        Value::Bool(value) => Some(*value),
-        Value::Int(0) => Some(false),
-        Value::Int(1) => Some(true),
-        Value::Str(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "1" | "t" | "true" | "yes" | "on" => Some(true),
-            "0" | "f" | "false" | "no" | "off" => Some(false),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn read_int(written: &Value) -> Option<i64> {
-    match written {
-        Value::Int(value) => Some(*value),
-        Value::Float(value) if value.fract() == 0.0 && value.abs() < 9e15 => Some(*value as i64),
-        Value::Str(text) => {
-            let text = text.trim();
-            let radix =
-                |prefix: &str, radix| text.strip_prefix(prefix).and_then(|t| i64::from_str_radix(t, radix).ok());
-            text.parse().ok().or_else(|| radix("0x", 16)).or_else(|| radix("0o", 8))
-        }
-        _ => None,
-    }
-}
-
-fn singular(scalar: Scalar) -> &'static str {
-    match scalar {
-        Scalar::Bool => "`true` or `false`",
-        Scalar::Int => "a whole number",
-        Scalar::Int32 => "a whole number of 32 bits",
-        Scalar::Float => "a number",
-        Scalar::Text => "text",
-        Scalar::Duration => "seconds or a duration like `1m30s`",
-        Scalar::Name => "a name",
-    }
-}
-
-fn plural(scalar: Scalar) -> &'static str {
-    match scalar {
-        Scalar::Bool => "yes or no",
-        Scalar::Int | Scalar::Int32 => "whole numbers",
-        Scalar::Float => "numbers",
-        Scalar::Text => "texts",
-        Scalar::Duration => "durations",
-        Scalar::Name => "names",
     }
 }
 

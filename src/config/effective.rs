@@ -1,8 +1,9 @@
 //! What holds in the end: types out of a checked tree, entry points that nobody wrote, and what only the whole can tell.
 
+use super::address::{Address, Protocol};
 use super::check::{BrokenObject, Checked};
 use super::deserialize::from_node;
-use super::entry_points::{Address, EntryPoint, Protocol};
+use super::entry_points::EntryPoint;
 use super::install::{INTERNAL_ENTRY_POINT, Install};
 use super::tree::{Key, Node, Sources, Span, Value};
 use crate::observe::{access_log, metrics};

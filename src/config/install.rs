@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::entry_points::{EntryPoint, EntryPoints, Protocol};
+use super::address::Protocol;
+use super::entry_points::{EntryPoint, EntryPoints};
 use crate::observe::{access_log, log, metrics};
 use crate::problem::Problem;
 use crate::service::transport;

@@ -1,5 +1,6 @@
 //! Configuration as written: sources → tree → types. No behaviour.
 
+pub mod address;
 pub mod check;
 pub mod deserialize;
 mod dotted;
@@ -10,11 +11,15 @@ pub mod flags;
 pub mod format;
 pub mod http;
 pub mod install;
+pub mod json_schema;
 pub mod load;
+pub mod print;
 pub mod routing;
+mod scalar;
 pub mod schema;
 pub mod tree;
 
+pub use address::Address;
 pub use entry_points::EntryPoint;
 pub use format::Format;
 pub use http::{Http, Router};

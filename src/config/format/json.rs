@@ -102,6 +102,7 @@ impl<'a> Reader<'a> {
             items.push(self.node()?);
             self.skip_space();
             if self.accept(b']') {
+                items.shrink_to_fit();
                 return Ok(Value::List(items));
             }
             if !self.accept(b',') {

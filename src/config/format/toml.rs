@@ -57,7 +57,8 @@ impl Reader<'_> {
                     let offset = item.span().start;
                     self.value(item.into_inner(), offset)
                 });
-                let items = items.collect::<Result<_, _>>()?;
+                let mut items = items.collect::<Result<Vec<_>, _>>()?;
+                items.shrink_to_fit();
                 self.depth -= 1;
                 Value::List(items)
             }

@@ -98,7 +98,10 @@ impl Builder {
     fn close(&mut self) -> Result<(), Fault> {
         let Some(Open { span, anchor, content }) = self.open.pop() else { return Ok(()) };
         let value = match content {
-            Content::List(items) => Value::List(items),
+            Content::List(mut items) => {
+                items.shrink_to_fit();
+                Value::List(items)
+            }
             Content::Map { mut entries, merged, .. } => {
                 self.repeated.extend(repeated(&entries).into_iter().map(Fault::duplicate));
                 for node in merged {

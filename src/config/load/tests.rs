@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::entry_points::{Address, Protocol};
+use crate::config::address::{Address, Protocol};
 use crate::observe::log::Level;
 use crate::units::Name;
 
