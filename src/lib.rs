@@ -13,6 +13,7 @@ pub mod service;
 
 pub mod config;
 pub mod process;
+pub mod snapshot;
 
 pub mod traffic;
 pub mod snapshot;

@@ -185,32 +185,35 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Takes note of one field. The length of the name decides first, as nearly every field is none of ours.
     fn see(&mut self, name: &'a [u8], value: &'a [u8]) -> Result<(), Fault> {
-        match name.len() {
-            4 if name.eq_ignore_ascii_case(b"host") => {
-                if self.host.replace(trim(value)).is_some() {
-                    return Err(Fault::BadRequest);
-                }
-            }
+        let is_refused = match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => self.host.replace(trim(value)).is_some(),
             6 if name.eq_ignore_ascii_case(b"expect") => {
-                if self.expectation.replace(trim(value)).is_some() {
+                // RFC 9110 §10.1.1 knows one expectation, so two lines hold one too many.
+                if self.expectation.is_some() {
                     return Err(Fault::Expectation);
                 }
+                self.expectation = Some(trim(value));
+                false
             }
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.has_upgrade = true,
-            10 if name.eq_ignore_ascii_case(b"connection") => self.see_connection(value)?,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => {
+                self.has_upgrade = true;
+                false
+            }
+            10 if name.eq_ignore_ascii_case(b"connection") => return self.see_connection(value),
             14 if is_spelling_of(name, b"content-length") => {
-                if name[7] != b'-' || self.length.replace(length(value)?).is_some() {
-                    return Err(Fault::BadRequest);
-                }
+                name[7] != b'-' || self.length.replace(length(value)?).is_some()
             }
             17 if is_spelling_of(name, b"transfer-encoding") => {
-                if name[8] != b'-' || self.chunked {
-                    return Err(Fault::BadRequest);
+                let is_odd = name[8] != b'-' || std::mem::replace(&mut self.chunked, true);
+                if !is_odd {
+                    chunked(trim(value))?;
                 }
-                chunked(trim(value))?;
-                self.chunked = true;
+                is_odd
             }
-            _ => {}
+            _ => false,
+        };
+        if is_refused {
+            return Err(Fault::BadRequest);
         }
         Ok(())
     }
