@@ -12,8 +12,8 @@ pub mod rule;
 pub mod service;
 
 pub mod config;
-pub mod process;
 pub mod snapshot;
 
 pub mod traffic;
-pub mod snapshot;
+
+pub mod process;
