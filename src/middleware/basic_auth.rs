@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
-use super::alias::remove_all_spellings;
+use super::field;
 use super::fingerprint::fingerprint;
 use super::password_check::{Busy, PasswordCheck};
 use super::users::{Candidate, User, Users};
@@ -82,7 +82,7 @@ impl Middleware for BasicAuth {
     async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {
         let credentials = credentials(request);
         if let Some(field) = &self.field {
-            remove_all_spellings(request, &field.name);
+            field::remove(request, &field.name);
         }
         let user = match credentials {
             Some(credentials) => self.user_of(&credentials).await,
@@ -131,8 +131,7 @@ impl BasicAuth {
         if let Some(field) = &self.field
             && let Some(value) = field.values.get(&user.name)
         {
-            // Pingora refuses nothing that `http` has accepted, so there is no error to pass on.
-            let _ = request.insert_header(field.name.clone(), value.clone());
+            field::set(request, &field.name, value.clone());
         }
         exchange.user = Some(user.name.clone());
     }
@@ -140,8 +139,7 @@ impl BasicAuth {
 
 impl UserField {
     fn build(field: &str, users: &Users) -> Result<Self, Problem> {
-        let name = HeaderName::from_bytes(field.as_bytes())
-            .map_err(|_| Problem::at("headerField", format!("`{field}` is not a header name")))?;
+        let name = field::name(field).map_err(|message| Problem::at("headerField", message))?;
         let value = |user: &User| HeaderValue::from_str(&user.name).map(|value| (user.name.clone(), value));
         let values = users.iter().map(value).collect::<Result<_, _>>();
         let values = values.map_err(|_| Problem::at("headerField", "a user has a name that no header can carry"))?;

@@ -47,12 +47,21 @@ pub fn remove_aliases(request: &mut RequestHeader, name: &HeaderName) {
 
 /// Whether `key` is another spelling of `name`, one that only CGI-like servers take for it.
 fn is_alias(key: &str, name: &str) -> bool {
-    key != name && key.contains(['_', '.']) && alias::is_spelling_of(key, name)
+    key != name && alias::is_spelling_of(key, name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_with_an_underscore_has_aliases_too() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        request.append_header("X-User", "root").unwrap();
+        set(&mut request, &HeaderName::from_static("x_user"), HeaderValue::from_static("ann"));
+        let fields: Vec<_> = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(fields, [("x_user", &b"ann"[..])]);
+    }
 
     #[test]
     fn aliases_go_with_the_field() {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
-use super::source::{Criterion, CriterionSettings};
+use super::source::{Criterion, CriterionSettings, Scope};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, Fault, Reply};
 use crate::problem::Problem;
@@ -24,6 +24,8 @@ pub struct Settings {
     /// What a source is; without it, the host that is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_criterion: Option<CriterionSettings>,
+    /// Whether each router that uses the middleware counts for itself (as Traefik does), or all of them together.
+    pub scope: Scope,
 }
 
 /// So many requests of one source at the same time; more are answered with 429.
@@ -36,8 +38,8 @@ pub struct InFlightReq {
 impl Middleware for InFlightReq {
     type Settings = Settings;
 
-    fn is_per_router(_: &Settings) -> bool {
-        true
+    fn is_per_router(settings: &Settings) -> bool {
+        settings.scope == Scope::Router
     }
 
     fn warnings(settings: &Settings) -> Vec<Problem> {

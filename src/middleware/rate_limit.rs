@@ -7,7 +7,7 @@ use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
 use super::recent::Recent;
-use super::source::{Criterion, CriterionSettings, IpStrategy};
+use super::source::{Criterion, CriterionSettings, IpStrategy, Scope};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, Fault, Reply};
 use crate::problem::Problem;
@@ -39,17 +39,6 @@ pub struct Settings {
     pub source_criterion: Option<CriterionSettings>,
     /// Whether each router that uses the middleware counts for itself (as Traefik does), or all of them together.
     pub scope: Scope,
-}
-
-/// Whose requests are counted together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Scope {
-    /// Those of one router.
-    #[default]
-    Router,
-    /// Those of all routers that use the middleware.
-    Middleware,
 }
 
 impl Default for Settings {

@@ -30,6 +30,17 @@ pub struct CriterionSettings {
     pub request_host: bool,
 }
 
+/// Whose requests are counted together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scope {
+    /// Those of one router.
+    #[default]
+    Router,
+    /// Those of all routers that use the middleware.
+    Middleware,
+}
+
 /// Which address is the client's.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
