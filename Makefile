@@ -1,0 +1,49 @@
+# Short names for what is plain cargo underneath. `make run` and `make test` work on a machine that has nothing but Rust and make:
+# tools/prepare installs the C compiler and cmake that the build needs.
+
+CARGO ?= cargo
+.DEFAULT_GOAL := help
+.PHONY: help run test check fmt doc bench hitless load dist pgo prepare
+
+help: ## lists these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# The dev profile: dependencies are optimised, and the program stands in half the time that `--release` takes.
+run: prepare ## builds the gateway and starts its demonstration (ends with Ctrl-C)
+	$(CARGO) run --locked --bin portcullis -- demo
+
+test: ## all tests, with every feature on
+	@tools/prepare test
+	$(CARGO) test --locked --all-features
+
+check: prepare ## format, lints, documentation, licences and advisories
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib --all-features
+	@if command -v cargo-deny >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo "cargo-deny is not installed: licences and advisories were not looked at"; fi
+
+fmt: ## formats the code
+	$(CARGO) fmt
+
+doc: prepare ## builds the documentation of the code
+	$(CARGO) doc --locked --no-deps --lib --open
+
+bench: prepare ## microbenchmarks
+	$(CARGO) bench --locked --benches
+
+hitless: prepare ## upgrades and reloads under load: three minutes in which nothing may fail
+	load-tests/hitless.sh
+
+load: prepare ## compares with nginx, HAProxy, Caddy and bare Pingora, one core each
+	@tools/prepare load
+	load-tests/compare.sh
+
+dist: prepare ## the program as it is shipped: target/dist/portcullis
+	$(CARGO) build --locked --profile dist --features mimalloc --bin portcullis
+
+pgo: prepare ## as dist, and optimised by a profile of real load
+	load-tests/pgo.sh
+
+prepare:
+	@tools/prepare build
