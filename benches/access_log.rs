@@ -9,6 +9,9 @@ use portcullis::observe::access_log::{
     AccessLog, Fields, Format, HeaderMode, Headers, Origin, Record, Request, Response, Routed, Settings, Tls,
 };
 
+#[global_allocator]
+static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
+
 fn main() {
     divan::main();
 }

@@ -7,6 +7,9 @@ use portcullis::exchange::TlsFacts;
 use portcullis::observe::meters::{HeaderValues, Observation, Protocol};
 use portcullis::observe::metrics::{Metrics, Prometheus, Settings};
 
+#[global_allocator]
+static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
+
 fn main() {
     divan::main();
 }

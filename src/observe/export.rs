@@ -12,9 +12,10 @@ use crate::exchange::Fault;
 use crate::problem::Problem;
 
 use super::log;
-use super::meters::{EntryPointMeters, Key, Meter, Refusal, SUITES, ServiceMeters, Transport};
+use super::meters::{EntryPointMeters, Meter, Refusal, ServiceMeters, Transport};
 use super::metrics::Metrics;
 use super::metrics::family::{self, Family, Requests};
+use super::observation::{Key, SUITES};
 use super::process::Process;
 use super::series::Totals;
 

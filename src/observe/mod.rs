@@ -9,6 +9,7 @@ pub mod metrics;
 mod calendar;
 mod escape;
 mod labels;
+mod observation;
 mod output;
 mod process;
 mod rotation;

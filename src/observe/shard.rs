@@ -25,3 +25,8 @@ pub(crate) fn of_this_thread() -> usize {
         own.get()
     })
 }
+
+/// A value that shares no cache line with its neighbours, the pair that processors fetch together included.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct Padded<T>(pub(crate) T);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::output::Output;
-use super::shard;
+use super::shard::{self, Padded};
 
 /// How long the thread lets lines gather before it writes them: one wake-up serves many lines.
 const GATHER: Duration = Duration::from_millis(10);
@@ -39,21 +39,15 @@ pub(crate) struct Limits {
 
 #[derive(Debug)]
 struct Queue {
-    shards: Box<[Shard]>,
+    shards: Box<[Padded<Mutex<Lines>>]>,
     /// Bytes that may wait in each shard.
     limit: usize,
     /// Numbers lines, so that lines of several shards can be put back into order.
-    next: AtomicU64,
+    next: Padded<AtomicU64>,
     dropped: Arc<AtomicU64>,
     /// Whether the thread will look at the shards without being woken.
     awake: AtomicBool,
     errands: Mutex<VecDeque<Errand>>,
-}
-
-#[repr(align(128))]
-#[derive(Debug, Default)]
-struct Shard {
-    lines: Mutex<Lines>,
 }
 
 #[derive(Debug, Default)]
@@ -87,9 +81,9 @@ impl LineWriter {
     /// Starts the thread. Lines that find no room, or that the destination does not take, are counted in `dropped`.
     pub(crate) fn start(name: &str, output: Output, limits: Limits, dropped: Arc<AtomicU64>) -> io::Result<Self> {
         let queue = Arc::new(Queue {
-            shards: (0..limits.shards.max(1)).map(|_| Shard::default()).collect(),
+            shards: (0..limits.shards.max(1)).map(|_| Padded::default()).collect(),
             limit: limits.bytes,
-            next: AtomicU64::new(0),
+            next: Padded::default(),
             dropped,
             awake: AtomicBool::new(true),
             errands: Mutex::default(),
@@ -109,7 +103,7 @@ impl LineWriter {
             return;
         }
         // The number is taken under the lock: within a shard the numbers rise.
-        let number = queue.next.fetch_add(1, Ordering::Relaxed);
+        let number = queue.next.0.fetch_add(1, Ordering::Relaxed);
         lines.text.extend_from_slice(line);
         lines.index.push((number, line.len() as u32));
         let nearly_full = lines.text.len() > queue.limit / 2;
@@ -158,12 +152,12 @@ impl Queue {
         let own = shard::of_this_thread();
         let count = self.shards.len();
         (0..count)
-            .find_map(|step| self.shards[(own + step) % count].lines.try_lock())
-            .unwrap_or_else(|| self.shards[own % count].lines.lock())
+            .find_map(|step| self.shards[(own + step) % count].0.try_lock())
+            .unwrap_or_else(|| self.shards[own % count].0.lock())
     }
 
     fn is_empty(&self) -> bool {
-        self.errands.lock().is_empty() && self.shards.iter().all(|shard| shard.lines.lock().text.is_empty())
+        self.errands.lock().is_empty() && self.shards.iter().all(|shard| shard.0.lock().text.is_empty())
     }
 }
 
@@ -219,7 +213,7 @@ impl Worker {
         let queue = self.queue.clone();
         let mut batch: Vec<Lines> = Vec::with_capacity(queue.shards.len());
         for shard in &queue.shards {
-            let mut lines = shard.lines.lock();
+            let mut lines = shard.0.lock();
             if !lines.text.is_empty() {
                 batch.push(mem::replace(&mut *lines, self.spare.pop().unwrap_or_default()));
             }

@@ -10,15 +10,16 @@ use crate::problem::Problem;
 
 use super::calendar;
 use super::output::Output;
-use super::shard;
+use super::shard::{self, Padded};
 use super::writer::{Limits, LineWriter};
 
+mod field;
 mod format;
 mod headers;
 mod record;
 mod settings;
 
-pub use format::Field;
+pub use field::Field;
 pub use record::{Origin, Record, Request, Response, Routed, Tls, Trace};
 pub use settings::{Fields, Filters, Format, HeaderMode, Headers, Mode, QueryParameters, Settings, StatusRange};
 
@@ -39,7 +40,7 @@ pub struct AccessLog {
     filters: Filters,
     add_internals: bool,
     /// Requests so far, those that no line shows included.
-    count: AtomicU64,
+    count: Padded<AtomicU64>,
     writer: LineWriter,
 }
 
@@ -59,7 +60,7 @@ impl AccessLog {
             layout: Layout::new(settings.format, &settings.fields, calendar::local_offset_seconds()),
             filters: settings.filters.clone(),
             add_internals: settings.add_internals,
-            count: AtomicU64::new(0),
+            count: Padded::default(),
             writer: LineWriter::start("access-log", output, limits, dropped).map_err(unwritable)?,
         })
     }
@@ -72,7 +73,7 @@ impl AccessLog {
         if record.internal && !self.add_internals {
             return;
         }
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let count = self.count.0.fetch_add(1, Ordering::Relaxed) + 1;
         if !is_wanted(&self.filters, record) {
             return;
         }

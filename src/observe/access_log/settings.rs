@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::problem::{Problem, Problems};
 use crate::units::Duration;
 
-use super::format::Field;
+use super::field::Field;
 
 /// `accessLog`: one line per request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,5 +1,9 @@
 use super::*;
-use http::HeaderValue;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, header};
+
+use crate::exchange::TlsFacts;
 
 fn observation(method: &Method) -> Observation<'_> {
     Observation {
