@@ -14,6 +14,15 @@ pub mod service;
 pub mod config;
 pub mod snapshot;
 
+pub mod control;
 pub mod traffic;
 
+pub mod admin;
 pub mod process;
+pub mod provider;
+
+pub mod app;
+pub mod check;
+pub mod cli;
+pub mod demo;
+pub mod explain;

@@ -56,6 +56,17 @@ pub fn install(args: &[String], environment: impl Iterator<Item = (String, Strin
     Loaded { install, problems, notices, file }
 }
 
+/// Reads what is read at start from a text that is at hand, and from nothing else.
+pub fn install_text(text: &str, format: Format, source: &str) -> (Install, Problems) {
+    let mut sources = Sources::default();
+    let mut tree = match parse(text, format, source, &mut sources) {
+        Ok(tree) => tree,
+        Err(problems) => return (Install::default(), problems),
+    };
+    let checked = check(&mut tree, &STATIC, &sources, None, &|name| known_elsewhere(DYNAMIC.field(name).is_some()));
+    effective::install(tree, checked, &sources)
+}
+
 /// Reads what a provider has written. Names become `name@provider`.
 ///
 /// Of an unreadable text nothing is used; [`published`] tells that case apart.

@@ -242,6 +242,11 @@ impl ServerPool {
         self.plan.as_ref()
     }
 
+    /// Whether its servers are spoken to over `transport`, and no other.
+    pub fn is_over(&self, transport: &Arc<Transport>) -> bool {
+        self.transport.identity() == transport.identity()
+    }
+
     pub(super) fn transport(&self) -> &Transport {
         &self.transport
     }

@@ -1,4 +1,49 @@
-//! What traffic reads: immutable, built once per configuration.
+//! As built: what traffic reads. Immutable, shared by all threads, swapped as a whole.
 
-pub mod path_trie;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+mod path_trie;
+pub mod route;
 pub mod route_table;
+
+pub use route::{Route, Switches, Target};
+
+use self::route_table::RouteTable;
+
+/// Everything that requests are answered from.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Counts up with each configuration applied; 0 before the first one.
+    pub generation: u64,
+    /// Route tables of the entry points, by [`crate::exchange::Client::entry_point_index`].
+    pub http: Box<[Arc<RouteTable<Route>>]>,
+}
+
+/// The snapshot in force. One writer (`control::pipeline`), many readers.
+#[derive(Debug)]
+pub struct Current(ArcSwap<Snapshot>);
+
+impl Current {
+    /// Starts without any route.
+    pub fn new() -> Self {
+        Self(ArcSwap::from_pointee(Snapshot::default()))
+    }
+
+    /// The snapshot in force, for a look-up. Take what you need by `Arc` and let go: a request pins its route, not the whole.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.0.load()
+    }
+
+    /// Puts another snapshot into force.
+    pub fn store(&self, snapshot: Arc<Snapshot>) {
+        self.0.store(snapshot);
+    }
+}
+
+impl Default for Current {
+    fn default() -> Self {
+        Self::new()
+    }
+}

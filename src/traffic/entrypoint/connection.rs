@@ -28,6 +28,8 @@ pub struct Connection {
     outstanding: AtomicU64,
     body_fault: AtomicU8,
     is_upgraded: AtomicBool,
+    /// The client has a whole answer and was not told that the connection ends.
+    is_reusable: AtomicBool,
     /// When a drain closes the connection if it is idle.
     close_idle_at: Mutex<Option<Instant>>,
     /// Turns true when the connection must not take further requests; Pingora watches the other end.
@@ -44,6 +46,7 @@ impl Connection {
             outstanding: AtomicU64::new(0),
             body_fault: AtomicU8::new(0),
             is_upgraded: AtomicBool::new(false),
+            is_reusable: AtomicBool::new(false),
             close_idle_at: Mutex::new(None),
             closing: watch::Sender::new(false),
         }
@@ -97,6 +100,15 @@ impl Connection {
         self.is_upgraded.load(Ordering::Relaxed)
     }
 
+    /// Says that the client has got a whole answer that does not end the connection, whatever Pingora makes of the exchange.
+    pub fn set_reusable(&self) {
+        self.is_reusable.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_reusable(&self) -> bool {
+        self.is_reusable.swap(false, Ordering::Relaxed)
+    }
+
     pub(super) fn options(&self) -> &Options {
         &self.shared.options
     }
@@ -110,6 +122,7 @@ impl Connection {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.outstanding.store(body_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.body_fault.store(0, Ordering::Relaxed);
+        self.is_reusable.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn set_outstanding(&self, bytes: u64) {

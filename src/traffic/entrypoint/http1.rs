@@ -53,12 +53,14 @@ where
                 conn = kept;
                 user_context = context;
             }
-            None => {
-                if let Some(mut wire) = slot.take() {
-                    end(&mut wire).await;
+            None => match slot.take() {
+                // Pingora lets go of a connection after any failure towards a server, also when the client got a whole answer.
+                Some(wire) if wire.connection.take_reusable() && wire.is_at_rest() => {
+                    conn = Box::new(Conn::new(wire, slot.clone()));
                 }
-                return;
-            }
+                Some(mut wire) => return end(&mut wire).await,
+                None => return,
+            },
         }
     }
 }

@@ -1,0 +1,66 @@
+//! All entry points together, as a drain and a hand-over see them.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::process::SocketName;
+use crate::process::drain::{Counts, Cut, Door, Draining};
+use crate::traffic::entrypoint::Handle;
+
+/// How long idle connections are left alone after the drain was announced: a client's next request may be on its way.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
+
+/// All entry points together.
+pub(super) struct Doors {
+    handles: Vec<(SocketName, Handle)>,
+}
+
+impl Doors {
+    pub(super) fn new(handles: Vec<(SocketName, Handle)>) -> Self {
+        Self { handles }
+    }
+
+    /// Duplicates of the listening sockets, for a successor.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<(SocketName, OwnedFd)>> {
+        self.handles.iter().map(|(name, handle)| Ok((name.clone(), handle.duplicate_listener()?))).collect()
+    }
+
+    fn each(&self, act: impl Fn(&Handle)) {
+        for (_, handle) in &self.handles {
+            act(handle);
+        }
+    }
+}
+
+impl Door for Doors {
+    fn stop_accepting(&self) {
+        self.each(Handle::stop_accepting);
+    }
+
+    fn resume_accepting(&self) {
+        self.each(Handle::resume_accepting);
+    }
+
+    fn set_draining(&self, draining: Draining) {
+        self.each(|handle| handle.set_draining(draining == Draining::On));
+    }
+
+    fn close_idle(&self, spread: Duration) {
+        self.each(|handle| handle.close_idle_after(IDLE_GRACE.min(spread), spread.saturating_sub(IDLE_GRACE)));
+    }
+
+    fn cut(&self, what: Cut) {
+        self.each(Handle::force_close);
+        if what == Cut::All {
+            self.each(Handle::force_close_upgraded);
+        }
+    }
+
+    fn active(&self) -> Counts {
+        // Idle connections and those with a request are not told apart: both end by themselves once the drain has begun.
+        let requests = self.handles.iter().map(|(_, handle)| handle.connections()).sum();
+        let tunnels = self.handles.iter().map(|(_, handle)| handle.upgraded_connections()).sum();
+        Counts { idle: 0, requests, tunnels }
+    }
+}

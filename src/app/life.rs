@@ -1,0 +1,483 @@
+//! A running gateway from start to end: sockets, entry points, signals, commands, upgrades, the drain.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pingora::server::configuration::ServerConf;
+use tokio::sync::mpsc;
+
+use crate::cli::Exit;
+use crate::observe;
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Upgrade;
+use crate::problem::{Problem, Problems};
+use crate::process::command::{self, Answer, Command, Control, Request, TakesOver};
+use crate::process::drain::{self, Cause, Drain};
+use crate::process::handover::{Bond, Departure, Successor};
+use crate::process::{Handover, Inheritance, Protocol, Signal, Signals, SocketName, Sockets, Supervisor, systemd};
+use crate::traffic::entrypoint::{self, Handle};
+use crate::traffic::http::Hooks;
+
+use super::doors::Doors;
+use super::{App, Start, options};
+
+/// Commands that may wait to be carried out.
+const WAITING_COMMANDS: usize = 8;
+/// How long the control runtime may take to end.
+const RUNTIME_ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs until a signal ends it.
+pub fn run(start: Start, signals: Signals) -> Exit {
+    let inheritance = match Inheritance::take() {
+        Ok(inheritance) => inheritance,
+        Err(denied) => {
+            eprintln!("portcullis: {denied}");
+            return Exit::Failed;
+        }
+    };
+    match prepare(start, signals, inheritance) {
+        Ok(exit) => exit,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            Exit::Config
+        }
+    }
+}
+
+/// From the configuration to a runtime that serves. A successor that fails here tells its predecessor why.
+fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>) -> Result<Exit, Problems> {
+    let assembled = assemble(start, inheritance.as_mut().map(Inheritance::sockets));
+    match assembled {
+        Ok(gateway) => Ok(gateway.live(signals, inheritance)),
+        Err(problems) => {
+            if let Some(inheritance) = inheritance {
+                let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+                inheritance.failed(&reason);
+            }
+            Err(problems)
+        }
+    }
+}
+
+/// Everything that is ready to serve and does not serve yet.
+struct Ready {
+    app: App,
+    access_log: Option<Arc<AccessLog>>,
+    listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>,
+    control: tokio::runtime::Runtime,
+    traffic: tokio::runtime::Runtime,
+    handover: Option<Handover>,
+    invitation: Option<String>,
+    log: observe::log::Guard,
+}
+
+fn assemble(mut start: Start, inherited: Option<&mut Sockets>) -> Result<Ready, Problems> {
+    let log = observe::log::install(&start.install.log).map_err(|problem| Problems::from(problem.under("log")))?;
+    for notice in &start.notices {
+        log::info!("{notice}");
+    }
+    let threads = options::threads(&start.install);
+    let control = runtime("control", 2)?;
+    let traffic = runtime("traffic", threads)?;
+    let invitation = start.invitation.take();
+    let app = App::new(start, control.handle().clone())?;
+    let access_log = open_access_log(&app, threads)?;
+    let listeners = bind_all(&app, inherited)?;
+    // A configuration in which only single objects are broken runs; one that cannot be read at all does not start.
+    app.load();
+    let handover = Handover::to_same_program().inspect_err(|error| log::warn!("upgrades will not work: {error}")).ok();
+    Ok(Ready { app, access_log, listeners, control, traffic, handover, invitation, log })
+}
+
+fn runtime(name: &str, threads: usize) -> Result<tokio::runtime::Runtime, Problems> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::at("threads", format!("cannot start threads: {error}")).into())
+}
+
+fn open_access_log(app: &App, threads: usize) -> Result<Option<Arc<AccessLog>>, Problems> {
+    let Some(settings) = &app.install.access_log else { return Ok(None) };
+    AccessLog::open(settings, threads, app.metrics.access_log_drops())
+        .map(|log| Some(Arc::new(log)))
+        .map_err(|problem| problem.under("accessLog").into())
+}
+
+/// The listening sockets: inherited from a predecessor or from systemd, or bound.
+fn bind_all(
+    app: &App,
+    inherited: Option<&mut Sockets>,
+) -> Result<Vec<(entrypoint::Options, SocketName, TcpListener)>, Problems> {
+    let (mut adopted, complaints) = systemd::adopt_sockets();
+    for complaint in complaints {
+        log::warn!("{complaint}");
+    }
+    let offers = inherited.unwrap_or(&mut adopted);
+    let mut bound = Vec::new();
+    let mut problems = Problems::new();
+    for (index, (name, entry_point)) in options::tcp_entry_points(&app.install).enumerate() {
+        let options = match options::door(index, name, entry_point) {
+            Ok(options) => options,
+            Err(found) => {
+                problems.extend(found);
+                continue;
+            }
+        };
+        let address = format!("{}:{}", bracketed(&entry_point.address.host), entry_point.address.port);
+        let socket = SocketName { entry_point: name.clone(), protocol: Protocol::Tcp, address: address.clone() };
+        let listener = match offers.claim(&socket) {
+            Some(descriptor) => Ok(TcpListener::from(descriptor)),
+            None => entrypoint::bind(&address, entry_point.reuse_port),
+        };
+        match listener {
+            Ok(listener) => bound.push((options, socket, listener)),
+            Err(error) => problems.push(Problem::at(
+                format!("entryPoints.{name}.address"),
+                format!("cannot listen on {address}: {error}"),
+            )),
+        }
+    }
+    if problems.has_errors() { Err(problems) } else { Ok(bound) }
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+impl Ready {
+    fn live(self, signals: Signals, inheritance: Option<Inheritance>) -> Exit {
+        let Self { app, access_log, listeners, control, traffic, handover, invitation, log } = self;
+        let life = Life {
+            app: Arc::new(app),
+            access_log,
+            handover,
+            supervisor: Supervisor::from_environment(),
+            traffic: traffic.handle().clone(),
+        };
+        let exit = control.block_on(life.live(listeners, inheritance, signals, invitation));
+        traffic.shutdown_timeout(RUNTIME_ENDS_WITHIN);
+        control.shutdown_timeout(RUNTIME_ENDS_WITHIN);
+        drop(log);
+        exit
+    }
+}
+
+struct Life {
+    app: Arc<App>,
+    access_log: Option<Arc<AccessLog>>,
+    handover: Option<Handover>,
+    supervisor: Supervisor,
+    traffic: tokio::runtime::Handle,
+}
+
+/// What ended the serving.
+enum End {
+    /// A signal or command: drain, nobody follows.
+    Stop,
+    /// A successor accepts.
+    Succeeded(Successor),
+}
+
+impl Life {
+    async fn live(
+        self,
+        listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>,
+        inheritance: Option<Inheritance>,
+        mut signals: Signals,
+        invitation: Option<String>,
+    ) -> Exit {
+        let is_heir = inheritance.is_some();
+        let inheritance = match await_turn(inheritance).await {
+            Ok(inheritance) => inheritance,
+            Err(exit) => return exit,
+        };
+        let doors = match self.open_doors(listeners) {
+            Ok(doors) => Arc::new(doors),
+            Err(error) => {
+                log::error!("cannot serve: {error}");
+                return Exit::Failed;
+            }
+        };
+        let bond = inheritance.map(Inheritance::accepting);
+        self.supervisor.ready();
+        self.start_background();
+        let mut commands = self.open_control(is_heir);
+        log::info!(event = "serving", pid = std::process::id(); "serving");
+        if let Some(invitation) = invitation {
+            println!("{invitation}");
+        }
+        self.serve(&doors, &mut signals, &mut commands, bond).await
+    }
+
+    /// Serves, hands over, takes back, drains; returns when it is over.
+    async fn serve(
+        &self,
+        doors: &Arc<Doors>,
+        signals: &mut Signals,
+        commands: &mut mpsc::Receiver<Request>,
+        mut bond: Option<Bond>,
+    ) -> Exit {
+        loop {
+            match self.wait_for_end(doors, signals, commands).await {
+                End::Stop => {
+                    if let Some(bond) = bond.take() {
+                        bond.leave();
+                    }
+                    self.supervisor.stopping();
+                    self.app.terminating.store(true, Ordering::Relaxed);
+                    self.drain(doors, Cause::Stop, signals).await;
+                    return Exit::Ok;
+                }
+                End::Succeeded(mut successor) => {
+                    let drained = tokio::select! {
+                        () = self.drain(doors, Cause::HandedOver, signals) => true,
+                        departure = successor.departure() => match departure {
+                            Departure::Left => {
+                                // The successor was stopped on purpose; nobody is to serve any longer.
+                                self.drain(doors, Cause::HandedOver, signals).await;
+                                true
+                            }
+                            Departure::Died(how) => {
+                                log::error!(event = "successor-died"; "the new process died ({how}): serving again");
+                                false
+                            }
+                        },
+                    };
+                    if drained {
+                        if let Some(bond) = bond.take() {
+                            bond.leave();
+                        }
+                        log::info!(event = "handed-over"; "the new process serves; this one ends");
+                        return Exit::Ok;
+                    }
+                    drain::resume(&**doors);
+                    self.supervisor.ready();
+                }
+            }
+        }
+    }
+
+    async fn wait_for_end(
+        &self,
+        doors: &Arc<Doors>,
+        signals: &mut Signals,
+        commands: &mut mpsc::Receiver<Request>,
+    ) -> End {
+        loop {
+            let (command, reply) = tokio::select! {
+                signal = signals.next() => match signal {
+                    Ok(Signal::Terminate | Signal::Interrupt | Signal::Quit) => return End::Stop,
+                    Ok(Signal::Reload) => (Command::Reload, None),
+                    Ok(Signal::ReopenLogs) => (Command::ReopenLogs, None),
+                    Ok(Signal::Upgrade) => (Command::Upgrade, None),
+                    Err(error) => {
+                        log::error!("signals cannot be read any more: {error}");
+                        return End::Stop;
+                    }
+                },
+                Some(request) = commands.recv() => (request.command, Some(request.reply)),
+            };
+            let (answer, end) = self.carry_out(command, doors).await;
+            if !answer.done {
+                log::error!("{}", answer.message);
+            }
+            if let Some(reply) = reply {
+                // Whoever asked may be gone.
+                let _ = reply.send(answer);
+            }
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    async fn carry_out(&self, command: Command, doors: &Arc<Doors>) -> (Answer, Option<End>) {
+        match command {
+            Command::Reload => (self.reload().await, None),
+            Command::ReopenLogs => (self.reopen_logs(), None),
+            Command::Status => (self.status(doors), None),
+            Command::Drain => (Answer::done("draining"), Some(End::Stop)),
+            Command::Upgrade => match self.upgrade(doors).await {
+                Ok(successor) => {
+                    let message = format!("the new process {} serves", successor.pid());
+                    (Answer::done(message), Some(End::Succeeded(successor)))
+                }
+                Err(message) => {
+                    self.app.metrics.upgraded(Upgrade::Failed);
+                    (Answer::refused(message), None)
+                }
+            },
+        }
+    }
+
+    /// Reads every source again, applies it and says how it went.
+    async fn reload(&self) -> Answer {
+        self.supervisor.reloading();
+        let app = self.app.clone();
+        let outcome = tokio::task::spawn_blocking(move || app.load()).await;
+        self.supervisor.ready();
+        match outcome {
+            Ok(outcome) => {
+                let message = format!(
+                    "configuration {} is in force: {} routers, {} problems, {} ms",
+                    outcome.generation,
+                    outcome.routers,
+                    outcome.problems.len(),
+                    outcome.took.as_millis()
+                );
+                let answer = if outcome.read {
+                    Answer::done(message)
+                } else {
+                    Answer::refused("the configuration cannot be read; the last good one stays in force")
+                };
+                answer.with_problems(&outcome.problems)
+            }
+            Err(error) => Answer::refused(format!("the reload failed: {error}")),
+        }
+    }
+
+    fn reopen_logs(&self) -> Answer {
+        let process = observe::log::reopen();
+        let access = self.access_log.as_ref().map_or(Ok(()), |log| log.reopen());
+        match process.and(access) {
+            Ok(()) => Answer::done("log files are open again"),
+            Err(error) => Answer::refused(format!("a log file cannot be opened: {error}")),
+        }
+    }
+
+    fn status(&self, doors: &Doors) -> Answer {
+        let applied = self.app.status.applied();
+        let detail = serde_json::json!({
+            "pid": std::process::id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": applied.as_ref().map(|applied| applied.outcome.generation),
+            "problems": applied.as_ref().map(|applied| applied.outcome.problems.len()),
+            "connections": drain::Door::active(doors).to_string(),
+        });
+        Answer::done("serving").with_detail(detail)
+    }
+
+    /// Starts the program on disk, hands the sockets over and waits until it accepts.
+    async fn upgrade(&self, doors: &Doors) -> Result<Successor, String> {
+        let Some(handover) = &self.handover else { return Err("the program's file was not found at start".to_owned()) };
+        let sockets = doors.duplicates().map_err(|error| format!("the sockets cannot be handed over: {error}"))?;
+        let borrowed: Vec<_> =
+            sockets.iter().map(|(name, socket): &(SocketName, OwnedFd)| (name.clone(), socket.as_fd())).collect();
+        let started = Instant::now();
+        let heir = handover.begin(&borrowed).await.map_err(|failure| failure.to_string())?;
+        // Lines that wait in our buffer must not come after the new process's.
+        if let Some(log) = &self.access_log {
+            log.flush();
+        }
+        let successor = heir.go().await.map_err(|failure| failure.to_string())?;
+        log::info!(event = "upgraded", milliseconds = started.elapsed().as_millis() as u64; "the new process {} accepts", successor.pid());
+        self.app.metrics.upgraded(Upgrade::Done);
+        Ok(successor)
+    }
+
+    async fn drain(&self, doors: &Arc<Doors>, cause: Cause, signals: &mut Signals) {
+        let plan = options::drain(&self.app.install);
+        log::info!(event = "draining"; "draining: {}", drain::Door::active(&**doors));
+        let outcome = drain::run(Drain::new(plan, cause, Instant::now()), doors.clone(), second_signal(signals)).await;
+        if let drain::Outcome::Cut(left) = outcome {
+            log::warn!(event = "cut"; "time is up, cut: {left}");
+        }
+    }
+
+    fn open_doors(&self, listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>) -> std::io::Result<Doors> {
+        let _traffic = self.traffic.enter();
+        let conf = Arc::new(ServerConf {
+            threads: options::threads(&self.app.install),
+            upstream_keepalive_pool_size: UPSTREAM_POOL,
+            // The policy of each request decides; this is only a ceiling.
+            max_retries: MAX_ATTEMPTS,
+            ..ServerConf::default()
+        });
+        let gateway = Arc::new(self.app.gateway(self.access_log.clone()));
+        let observer = gateway.clone();
+        let proxy = Arc::new(pingora_proxy::http_proxy(&conf, Hooks(gateway)));
+        let mut handles: Vec<(SocketName, Handle)> = Vec::with_capacity(listeners.len());
+        for (options, socket, listener) in listeners {
+            let handle = entrypoint::start(options, listener, proxy.clone(), observer.clone())?;
+            log::info!(event = "listening"; "entry point {} listens on {}", handle.name(), handle.address());
+            handles.push((socket, handle));
+        }
+        Ok(Doors::new(handles))
+    }
+
+    /// Providers, the pipeline and the watchdog.
+    fn start_background(&self) {
+        let throttle = self.app.install.providers.providers_throttle_duration.or_zero();
+        tokio::spawn(self.app.pipeline.clone().run(throttle));
+        self.app.watch_providers();
+        let supervisor = self.supervisor.clone();
+        let traffic = self.traffic.clone();
+        tokio::spawn(async move {
+            // The probe runs where requests run: workers that hang leave the watchdog hungry.
+            supervisor
+                .feed_watchdog(systemd::watchdog_interval(), || {
+                    let probe = traffic.spawn(async { true });
+                    async move { probe.await.unwrap_or(false) }
+                })
+                .await;
+        });
+    }
+
+    fn open_control(&self, is_heir: bool) -> mpsc::Receiver<Request> {
+        let (sender, receiver) = mpsc::channel(WAITING_COMMANDS);
+        let setting = self.app.install.control.socket.as_deref().map(Path::new);
+        let takes_over = if is_heir { TakesOver::Predecessor } else { TakesOver::Nobody };
+        match command::socket_path(setting).and_then(|path| Control::bind(&path, takes_over)) {
+            Ok(control) => {
+                log::info!(event = "control"; "commands are taken at {}", control.path().display());
+                tokio::spawn(control.serve(sender));
+            }
+            Err(problem) => {
+                log::warn!("no commands will be taken: {problem}");
+                // Kept open, or the receiver would report its end for ever.
+                std::mem::forget(sender);
+            }
+        }
+        receiver
+    }
+}
+
+/// Idle connections to servers that are kept, all servers together.
+const UPSTREAM_POOL: usize = 4096;
+/// Attempts at servers that one request can have at most.
+const MAX_ATTEMPTS: usize = 64;
+
+/// A successor says that it is ready and waits for the word. Anybody else goes on at once.
+async fn await_turn(inheritance: Option<Inheritance>) -> Result<Option<Inheritance>, Exit> {
+    let Some(mut inheritance) = inheritance else { return Ok(None) };
+    if let Err(error) = inheritance.ready() {
+        log::error!("cannot tell the old process that we are ready: {error}");
+        return Err(Exit::Failed);
+    }
+    match inheritance.wait_go().await {
+        Ok(_) => Ok(Some(inheritance)),
+        Err(denied) => {
+            log::error!("{denied}");
+            Err(Exit::Failed)
+        }
+    }
+}
+
+/// Resolves when a signal asks to end at once.
+async fn second_signal(signals: &mut Signals) {
+    loop {
+        match signals.next().await {
+            Ok(Signal::Terminate | Signal::Interrupt | Signal::Quit) => return,
+            Ok(_) => {}
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The composition root: the only module that knows everyone. It translates settings into options and joins the parts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::admin::{self, About, Api, Dashboard, Noop, Ping};
+use crate::cli::Exit;
+use crate::config::install::Install;
+use crate::config::load;
+use crate::control::{EntryPointModel, Inbox, Kit, Pipeline, Status, Updates};
+use crate::observe::access_log::AccessLog;
+use crate::observe::export::Exporter;
+use crate::observe::metrics::Metrics;
+use crate::problem::Problems;
+use crate::process::Signals;
+use crate::provider::{self, Provider};
+use crate::service::Internal;
+use crate::service::transport::Transport;
+use crate::snapshot::Current;
+use crate::traffic::http::{EntryPointHttp, Gateway};
+use crate::units::Name;
+
+mod doors;
+mod life;
+mod options;
+
+pub use life::run;
+
+/// What a process starts from.
+#[derive(Default)]
+pub struct Start {
+    /// The static configuration.
+    pub install: Install,
+    /// The file that it came from, if it came from one.
+    pub file: Option<PathBuf>,
+    /// What was wrong with it; there is no error among it.
+    pub problems: Problems,
+    /// What is worth telling: which sources were merged.
+    pub notices: Vec<String>,
+    /// Providers besides those of the configuration.
+    pub providers: Vec<Arc<dyn Provider>>,
+    /// Told on standard output once it serves.
+    pub invitation: Option<String>,
+}
+
+/// `portcullis run`: from flags, environment and file to the end of the process.
+pub fn run_flags(flags: &[String], signals: Signals) -> Exit {
+    let loaded = load::install(flags, std::env::vars());
+    for problem in &loaded.problems {
+        eprintln!("{problem}");
+    }
+    if loaded.problems.has_errors() {
+        eprintln!("portcullis: not started: the static configuration has errors");
+        return Exit::Config;
+    }
+    let start = Start {
+        install: loaded.install,
+        file: loaded.file,
+        problems: loaded.problems,
+        notices: loaded.notices,
+        providers: Vec::new(),
+        invitation: None,
+    };
+    run(start, signals)
+}
+
+/// The parts, joined. Nothing runs and nothing listens yet: `check` and `explain` need no more.
+pub struct App {
+    /// The static configuration.
+    pub install: Install,
+    /// The snapshot in force.
+    pub current: Arc<Current>,
+    /// From providers to the snapshot.
+    pub pipeline: Arc<Pipeline>,
+    /// What runs and what does not.
+    pub status: Arc<Status>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// TCP entry points, in the order of their indices.
+    pub entry_points: Vec<Name>,
+    /// Set when the process drains.
+    pub terminating: Arc<AtomicBool>,
+    providers: Vec<(Arc<dyn Provider>, Updates)>,
+}
+
+impl App {
+    /// Joins the parts. Probes and resolvers will run on `runtime`.
+    ///
+    /// # Errors
+    /// Problems of the static configuration that leave nothing to run.
+    pub fn new(start: Start, runtime: tokio::runtime::Handle) -> Result<Self, Problems> {
+        let install = start.install;
+        let settings = install.metrics.clone().unwrap_or_default();
+        let metrics = Arc::new(Metrics::new(&settings, options::threads(&install)));
+        let status = Arc::new(Status::default());
+        let terminating = Arc::new(AtomicBool::new(false));
+        let entry_points: Vec<Name> = options::tcp_entry_points(&install).map(|(name, _)| name.clone()).collect();
+        let (own_routing, mut own_problems) = provider::internal::routing(&install);
+        own_problems.extend(start.problems);
+        let default_transport = Transport::build(&install.servers_transport)
+            .map_err(|problem| Problems::from(problem.under("serversTransport")))?;
+        let exporter = settings.prometheus.as_ref().map(|_| Exporter::new(metrics.clone()));
+        let exporter =
+            exporter.transpose().map_err(|problem| Problems::from(problem.under("metrics.prometheus")))?.map(Arc::new);
+        let kit = Kit {
+            entry_points: models(&install, &entry_points),
+            internals: internals(&install, &status, exporter.as_ref(), &terminating),
+            default_syntax: install.core.default_rule_syntax,
+            default_transport,
+            precedence: install.providers.precedence.iter().map(ToString::to_string).collect(),
+            metrics: metrics.clone(),
+            runtime,
+        };
+        let inbox = Arc::new(Inbox::default());
+        inbox.updates(provider::internal::NAME).publish(Arc::new(own_routing), own_problems, None);
+        let mut providers = start.providers;
+        providers.extend(provider::of(&install)?);
+        let providers = providers
+            .into_iter()
+            .map(|provider| {
+                let updates = inbox.updates(provider.name());
+                (provider, updates)
+            })
+            .collect();
+        let current = Arc::new(Current::new());
+        let pipeline = Pipeline::new(inbox, kit, current.clone(), status.clone(), metrics.clone());
+        Ok(Self {
+            install,
+            current,
+            pipeline: Arc::new(pipeline),
+            status,
+            metrics,
+            entry_points,
+            terminating,
+            providers,
+        })
+    }
+
+    /// Has every provider read its source, and applies what they found. Blocks.
+    pub fn load(&self) -> crate::control::Outcome {
+        for (provider, updates) in &self.providers {
+            provider.read(updates);
+        }
+        self.pipeline.apply()
+    }
+
+    /// Has every provider publish changes by itself, on the runtime that the caller is in.
+    pub fn watch_providers(&self) {
+        for (provider, updates) in &self.providers {
+            if let Err(problem) = provider.clone().watch(updates.clone()) {
+                log::warn!("changes of {} are not noticed: {problem}", provider.name());
+            }
+        }
+    }
+
+    /// What is wrong with the entry points, apart from whether their addresses are free.
+    pub fn check_doors(&self) -> Problems {
+        options::tcp_entry_points(&self.install)
+            .enumerate()
+            .filter_map(|(index, (name, entry_point))| options::door(index, name, entry_point).err())
+            .flatten()
+            .collect()
+    }
+
+    /// How HTTP requests of each entry point are treated.
+    pub fn http(&self) -> Box<[EntryPointHttp]> {
+        options::tcp_entry_points(&self.install)
+            .map(|(name, entry_point)| options::http(name, entry_point, &self.install, &self.metrics))
+            .collect()
+    }
+
+    /// The `ProxyHttp` behind all entry points.
+    pub fn gateway(&self, access_log: Option<Arc<AccessLog>>) -> Gateway {
+        Gateway {
+            current: self.current.clone(),
+            entry_points: self.http(),
+            access_log,
+            log_internals: self.install.access_log.as_ref().is_some_and(|log| log.add_internals),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+fn models(install: &Install, names: &[Name]) -> Vec<EntryPointModel> {
+    let defaults = install.default_entry_points();
+    names
+        .iter()
+        .map(|name| EntryPointModel {
+            name: name.as_str().into(),
+            is_default: defaults.contains(name),
+            middlewares: install
+                .entry_points
+                .get(name)
+                .map(|entry_point| entry_point.http.middlewares.clone().into())
+                .unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn internals(
+    install: &Install,
+    status: &Arc<Status>,
+    exporter: Option<&Arc<Exporter>>,
+    terminating: &Arc<AtomicBool>,
+) -> BTreeMap<Name, Arc<dyn Internal>> {
+    use provider::internal::{API, DASHBOARD, NOOP, PING, PROMETHEUS};
+    let mut internals: BTreeMap<Name, Arc<dyn Internal>> = BTreeMap::new();
+    internals.insert(NOOP.into(), Arc::new(Noop));
+    if let Some(ping) = &install.ping {
+        internals.insert(PING.into(), Arc::new(Ping::new(terminating.clone(), ping.terminating_status_code)));
+    }
+    if let Some(exporter) = exporter {
+        internals.insert(PROMETHEUS.into(), Arc::new(admin::Metrics::new(exporter.clone())));
+    }
+    if let Some(api) = &install.api {
+        let about = Arc::new(about(install));
+        internals.insert(API.into(), Arc::new(Api::new(status.clone(), about.clone())));
+        if api.dashboard {
+            internals.insert(DASHBOARD.into(), Arc::new(Dashboard::new(status.clone(), about)));
+        }
+    }
+    internals
+}
+
+fn about(install: &Install) -> About {
+    let api = install.api.clone().unwrap_or_default();
+    let entry_points = install.entry_points.iter().map(|(name, entry_point)| {
+        let mut shown = serde_json::to_value(entry_point).unwrap_or_default();
+        shown["name"] = serde_json::json!(name);
+        shown
+    });
+    let metrics = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()).map_or("", |_| "Prometheus");
+    About {
+        base_path: api.base_path.trim_end_matches('/').to_owned(),
+        started: options::now_rfc3339(),
+        dashboard_name: api.dashboard_name.to_string(),
+        entry_points: entry_points.collect(),
+        default_entry_points: install.default_entry_points(),
+        features: serde_json::json!({
+            "tracing": "", "metrics": metrics, "accessLog": install.access_log.is_some(),
+        }),
+        providers: provider::names(install),
+    }
+}

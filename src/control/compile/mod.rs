@@ -1,0 +1,109 @@
+//! Configuration as written, turned into what traffic reads. Total: there is always a snapshot, and a list of what was left out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::Routing;
+use crate::config::install::RuleSyntax;
+use crate::middleware::{AnyMiddleware, Chain};
+use crate::observe::metrics::Metrics;
+use crate::problem::Problems;
+use crate::service::transport::Transport;
+use crate::service::{Internal, Service};
+use crate::snapshot::{Route, Snapshot};
+use crate::units::Name;
+
+mod http;
+mod middlewares;
+mod services;
+
+/// What compiling needs besides the configuration itself.
+pub struct Kit {
+    /// The HTTP entry points, in the order of [`crate::exchange::Client::entry_point_index`].
+    pub entry_points: Vec<EntryPointModel>,
+    /// Services of the gateway itself, by qualified name.
+    pub internals: BTreeMap<Name, Arc<dyn Internal>>,
+    /// Rule syntax of routers that name none.
+    pub default_syntax: RuleSyntax,
+    /// The transport of services that name none.
+    pub default_transport: Arc<Transport>,
+    /// Provider names, most preferred first; decides between routers of equal priority.
+    pub precedence: Vec<String>,
+    /// Where meters are made.
+    pub metrics: Arc<Metrics>,
+    /// The runtime of health checks and name resolution.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// What an entry point gives to the routers that it serves.
+#[derive(Clone, Debug)]
+pub struct EntryPointModel {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether routers without `entryPoints` are served here.
+    pub is_default: bool,
+    /// Middlewares in front of every router's own.
+    pub middlewares: Box<[Name]>,
+}
+
+/// A configuration as built, with everything that the next build may keep.
+pub struct Built {
+    /// What traffic reads.
+    pub snapshot: Arc<Snapshot>,
+    /// What it was built from.
+    pub routing: Arc<Routing>,
+    /// What was left out and why.
+    pub problems: Problems,
+    /// Services by name.
+    pub services: Arc<BTreeMap<Name, Arc<Service>>>,
+    transports: BTreeMap<Name, Arc<Transport>>,
+    middlewares: BTreeMap<Name, Arc<AnyMiddleware>>,
+    /// Instances that belong to one router: `(router, middleware)`.
+    per_router: BTreeMap<(Name, Name), Arc<AnyMiddleware>>,
+    chains: hashbrown::HashMap<Box<[Name]>, Arc<Chain>>,
+    routes: BTreeMap<(Name, u32), Arc<Route>>,
+}
+
+impl Built {
+    /// Starts health checks and name resolution of what is new; what was kept goes on.
+    pub fn start(&self, kit: &Kit) {
+        for service in self.services.values() {
+            if let Service::Servers(pool) = &**service {
+                pool.start_probes(&kit.runtime);
+            }
+        }
+    }
+}
+
+impl Built {
+    /// Waits, for some seconds at most, until the names of new servers were looked up once: a route that comes into force
+    /// before would answer that no server is available.
+    pub async fn addresses_asked(&self) {
+        let pools = self.services.values().filter_map(|service| match &**service {
+            Service::Servers(pool) => Some(pool.addresses_asked()),
+            _ => None,
+        });
+        futures_util::future::join_all(pools).await;
+    }
+}
+
+/// Builds `routing`, keeping from `previous` whatever did not change: health, counters, limits and connections go on.
+pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Built {
+    let mut problems = Problems::new();
+    let (transports, services) = services::build(&routing, previous, kit, &mut problems);
+    let mut bench = middlewares::Bench::new(&routing, previous, &mut problems);
+    let (routes, tables) = http::build(&routing, &services, &mut bench, previous, kit);
+    let middlewares::Made { shared, per_router, chains } = bench.finish();
+    let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
+    Built {
+        snapshot: Arc::new(Snapshot { generation, http: tables }),
+        routing,
+        problems,
+        services: Arc::new(services),
+        transports,
+        middlewares: shared,
+        per_router,
+        chains,
+        routes,
+    }
+}

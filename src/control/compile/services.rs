@@ -1,0 +1,187 @@
+//! Transports and services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::config::Routing;
+use crate::problem::{Problem, Problems};
+use crate::service::transport::Transport;
+use crate::service::{Kind, ServerPool, Service, Settings, Weighted, pool, weighted};
+use crate::units::Name;
+
+use super::{Built, Kit};
+
+type Transports = BTreeMap<Name, Arc<Transport>>;
+type Services = BTreeMap<Name, Arc<Service>>;
+
+/// Builds all of them; each that cannot be built becomes a problem.
+pub(super) fn build(
+    routing: &Routing,
+    previous: Option<&Built>,
+    kit: &Kit,
+    problems: &mut Problems,
+) -> (Transports, Services) {
+    let transports = build_transports(routing, previous, problems);
+    let mut builder = Builder {
+        routing,
+        previous,
+        kit,
+        transports: &transports,
+        done: BTreeMap::new(),
+        broken: BTreeSet::new(),
+        under_way: Vec::new(),
+        problems,
+    };
+    for (name, internal) in &kit.internals {
+        builder.done.insert(name.clone(), Arc::new(Service::Internal(internal.clone())));
+    }
+    for name in routing.http.services.keys() {
+        // A failure is in the problems already.
+        let _ = builder.service(name);
+    }
+    let services = builder.done;
+    (transports, services)
+}
+
+fn build_transports(routing: &Routing, previous: Option<&Built>, problems: &mut Problems) -> Transports {
+    let mut transports = Transports::new();
+    for (name, settings) in &routing.http.servers_transports {
+        let kept = previous.and_then(|built| {
+            let same = built.routing.http.servers_transports.get(name)? == settings;
+            // Certificate files are read again with each configuration: they may have been renewed.
+            let reads_files = !settings.root_cas.is_empty() || !settings.certificates.is_empty();
+            (same && !reads_files).then(|| built.transports.get(name).cloned()).flatten()
+        });
+        let built = match kept {
+            Some(transport) => Ok(transport),
+            None => Transport::build(settings),
+        };
+        match built {
+            Ok(transport) => {
+                let transport = previous
+                    .and_then(|built| built.transports.get(name))
+                    .filter(|kept| kept.identity() == transport.identity())
+                    .cloned()
+                    .unwrap_or(transport);
+                transports.insert(name.clone(), transport);
+            }
+            Err(problem) => problems.push(problem.under(&format!("http.serversTransports.{name}"))),
+        }
+    }
+    transports
+}
+
+struct Builder<'a> {
+    routing: &'a Routing,
+    previous: Option<&'a Built>,
+    kit: &'a Kit,
+    transports: &'a Transports,
+    done: Services,
+    broken: BTreeSet<Name>,
+    under_way: Vec<Name>,
+    problems: &'a mut Problems,
+}
+
+impl Builder<'_> {
+    /// The service of that name, built if it was not yet. `None` if it does not exist or cannot be built.
+    fn service(&mut self, name: &Name) -> Option<Arc<Service>> {
+        if let Some(done) = self.done.get(name) {
+            return Some(done.clone());
+        }
+        if self.broken.contains(name) {
+            return None;
+        }
+        if self.under_way.contains(name) {
+            let path = self.under_way.iter().chain([name]).map(Name::as_str).collect::<Vec<_>>().join("->");
+            self.fail(name, Problem::at("", format!("recursion detected in {path}")));
+            return None;
+        }
+        let settings = self.routing.http.services.get(name)?.clone();
+        self.under_way.push(name.clone());
+        let built = match settings.kind() {
+            Ok(Kind::LoadBalancer(balancer)) => {
+                self.pool(name, balancer, &settings).map_err(|problem| problem.under("loadBalancer"))
+            }
+            Ok(Kind::Weighted(weighted)) => {
+                self.weighted(name, weighted, &settings).map_err(|problem| problem.under("weighted"))
+            }
+            Err(problem) => Err(problem),
+        };
+        self.under_way.pop();
+        match built {
+            Ok(service) => {
+                self.done.insert(name.clone(), service.clone());
+                Some(service)
+            }
+            Err(problem) => {
+                self.fail(name, problem);
+                None
+            }
+        }
+    }
+
+    fn pool(&mut self, name: &Name, balancer: &pool::Settings, settings: &Settings) -> Result<Arc<Service>, Problem> {
+        let transport = self.transport(name, balancer)?;
+        let before = self.previous.and_then(|built| built.services.get(name));
+        let Some(Service::Servers(pool)) = before.map(|service| &**service) else {
+            let meters = self.kit.metrics.service(name.as_str());
+            let pool = ServerPool::build(name, balancer, transport, meters, None)?;
+            return Ok(Arc::new(Service::Servers(pool)));
+        };
+        let unchanged =
+            self.previous.and_then(|built| built.routing.http.services.get(name)).is_some_and(|old| **old == *settings);
+        if let Some(service) = before.filter(|_| unchanged && pool.is_over(&transport)) {
+            return Ok(service.clone());
+        }
+        let meters = self.kit.metrics.service(name.as_str());
+        let pool = ServerPool::build(name, balancer, transport, meters, Some(pool))?;
+        Ok(Arc::new(Service::Servers(pool)))
+    }
+
+    fn transport(&self, name: &Name, balancer: &pool::Settings) -> Result<Arc<Transport>, Problem> {
+        let Some(wanted) = &balancer.servers_transport else { return Ok(self.kit.default_transport.clone()) };
+        let wanted = wanted.within(name.provider().unwrap_or_default());
+        if wanted.as_str() == "default@internal" {
+            return Ok(self.kit.default_transport.clone());
+        }
+        self.transports.get(&wanted).cloned().ok_or_else(|| {
+            Problem::at("serversTransport", format!("servers transport \"{wanted}\" does not exist or is broken"))
+        })
+    }
+
+    fn weighted(
+        &mut self,
+        name: &Name,
+        shares: &weighted::Settings,
+        settings: &Settings,
+    ) -> Result<Arc<Service>, Problem> {
+        let provider = name.provider().unwrap_or_default().to_owned();
+        let mut children = Vec::with_capacity(shares.services.len());
+        let built = Weighted::build(name, shares, |child| {
+            let child = child.within(&provider);
+            let service = self
+                .service(&child)
+                .ok_or_else(|| Problem::at("", format!("the service \"{child}\" does not exist or is broken")))?;
+            children.push(service.clone());
+            Ok(service)
+        })?;
+        let before = self.previous.and_then(|built| built.services.get(name));
+        if let Some(Service::Weighted(kept)) = before.map(|service| &**service) {
+            let unchanged = self
+                .previous
+                .and_then(|built| built.routing.http.services.get(name))
+                .is_some_and(|old| **old == *settings);
+            let same_children = kept.shares().len() == children.len()
+                && kept.shares().iter().zip(&children).all(|((old, _), new)| Arc::ptr_eq(old, new));
+            if let Some(service) = before.filter(|_| unchanged && same_children) {
+                return Ok(service.clone());
+            }
+        }
+        Ok(Arc::new(Service::Weighted(built)))
+    }
+
+    fn fail(&mut self, name: &Name, problem: Problem) {
+        self.broken.insert(name.clone());
+        self.problems.push(problem.under(&format!("http.services.{name}")));
+    }
+}

@@ -1,0 +1,97 @@
+//! The newest configuration of each provider; the last one wins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::Routing;
+use crate::problem::{Place, Problem, Problems};
+
+/// Finds where a path of the configuration is written. Asked only when there is a problem to report, so that a million
+/// routes do not each carry their place.
+pub trait Locate: Send + Sync {
+    /// The place of `path` (`http.routers.web.rule`, names unqualified), if the source still has it.
+    fn locate(&self, path: &str) -> Option<Place>;
+}
+
+/// What a provider published last.
+#[derive(Clone)]
+pub struct Published {
+    /// Its last configuration that could be read.
+    pub routing: Arc<Routing>,
+    /// What was wrong with its last configuration, read or not.
+    pub problems: Problems,
+    /// Whether the last configuration could not be read at all, so that `routing` is an older one.
+    pub failed: bool,
+    /// Where things are written.
+    pub locate: Option<Arc<dyn Locate>>,
+}
+
+/// What all providers published last.
+#[derive(Default)]
+pub struct Inbox {
+    published: Mutex<BTreeMap<Arc<str>, Published>>,
+    changed: Notify,
+}
+
+impl Inbox {
+    /// The slot of one provider.
+    pub fn updates(self: &Arc<Self>, provider: &str) -> Updates {
+        Updates { inbox: self.clone(), provider: provider.into() }
+    }
+
+    /// Everything published so far.
+    pub fn contents(&self) -> BTreeMap<Arc<str>, Published> {
+        self.published.lock().clone()
+    }
+
+    /// Waits until something has been published since the last time.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// A provider's way to publish. Never blocks; an update that was not taken yet is replaced.
+#[derive(Clone)]
+pub struct Updates {
+    inbox: Arc<Inbox>,
+    provider: Arc<str>,
+}
+
+impl Updates {
+    /// The provider's name, as in `name@provider`.
+    pub fn provider(&self) -> &str {
+        &self.provider
+    }
+
+    /// Publishes a whole configuration. One that equals the last is dropped.
+    pub fn publish(&self, routing: Arc<Routing>, problems: Problems, locate: Option<Arc<dyn Locate>>) {
+        let mut published = self.inbox.published.lock();
+        let same = published
+            .get(&self.provider)
+            .is_some_and(|last| !last.failed && last.problems == problems && last.routing == routing);
+        if same {
+            return;
+        }
+        published.insert(self.provider.clone(), Published { routing, problems, failed: false, locate });
+        drop(published);
+        self.inbox.changed.notify_one();
+    }
+
+    /// Says that the configuration could not be read. The last good one stays in force.
+    pub fn fail(&self, problems: impl IntoIterator<Item = Problem>) {
+        let mut published = self.inbox.published.lock();
+        let entry = published.entry(self.provider.clone()).or_insert_with(|| Published {
+            routing: Arc::default(),
+            problems: Problems::new(),
+            failed: false,
+            locate: None,
+        });
+        entry.problems = problems.into_iter().collect();
+        entry.failed = true;
+        drop(published);
+        self.inbox.changed.notify_one();
+    }
+}

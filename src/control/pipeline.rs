@@ -1,0 +1,149 @@
+//! Inbox → throttle → merge → compile → swap → status. The only writer of [`Current`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::config::Routing;
+use crate::observe::metrics::Metrics;
+use crate::problem::{Problem, Problems};
+use crate::snapshot::Current;
+
+use super::inbox::{Inbox, Published};
+use super::status::Status;
+use super::{Built, Kit, compile};
+
+/// How one application of the configuration ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Number of the snapshot in force afterwards.
+    pub generation: u64,
+    /// Whether every provider's configuration could be read.
+    pub read: bool,
+    /// Everything that is wrong.
+    pub problems: Problems,
+    /// Routers in force.
+    pub routers: usize,
+    /// Time to merge, compile and swap.
+    pub took: Duration,
+    /// When it came into force.
+    pub at: SystemTime,
+}
+
+/// Turns what providers publish into the snapshot in force.
+pub struct Pipeline {
+    inbox: Arc<Inbox>,
+    kit: Kit,
+    current: Arc<Current>,
+    status: Arc<Status>,
+    metrics: Arc<Metrics>,
+    built: Mutex<Option<Built>>,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+impl Pipeline {
+    /// A pipeline from `inbox` to `current`.
+    pub fn new(inbox: Arc<Inbox>, kit: Kit, current: Arc<Current>, status: Arc<Status>, metrics: Arc<Metrics>) -> Self {
+        Self { inbox, kit, current, status, metrics, built: Mutex::new(None), outcome: watch::Sender::new(None) }
+    }
+
+    /// How the newest application ended; changes with each.
+    pub fn outcomes(&self) -> watch::Receiver<Option<Outcome>> {
+        self.outcome.subscribe()
+    }
+
+    /// Applies whatever is published, at most once per `throttle`. Ends never.
+    pub async fn run(self: Arc<Self>, throttle: Duration) {
+        loop {
+            self.inbox.changed().await;
+            let pipeline = self.clone();
+            // Compiling may take seconds for a million routes; probes and the API share this runtime.
+            if let Err(error) = tokio::task::spawn_blocking(move || pipeline.apply()).await {
+                log::error!("applying the configuration failed: {error}");
+            }
+            tokio::time::sleep(throttle).await;
+        }
+    }
+
+    /// Applies what is published now. Blocks while it compiles.
+    pub fn apply(&self) -> Outcome {
+        let mut built = self.built.lock();
+        let started = Instant::now();
+        let published = self.inbox.contents();
+        let mut routing = Routing::default();
+        for published in published.values() {
+            routing.merge(Routing::clone(&published.routing));
+        }
+        let routing = Arc::new(routing);
+        let next = compile(routing, built.as_ref(), &self.kit);
+        next.start(&self.kit);
+        self.kit.runtime.block_on(next.addresses_asked());
+        self.current.store(next.snapshot.clone());
+        let problems = gather(&published, &next.problems);
+        let read = !published.values().any(|published| published.failed);
+        let outcome = Outcome {
+            generation: next.snapshot.generation,
+            read,
+            problems,
+            routers: next.routing.http.routers.len(),
+            took: started.elapsed(),
+            at: SystemTime::now(),
+        };
+        self.status.set(&next, &outcome);
+        *built = Some(next);
+        self.count(&outcome);
+        report(&outcome);
+        self.outcome.send_replace(Some(outcome.clone()));
+        outcome
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        if outcome.read {
+            self.metrics.config_reloaded(outcome.at);
+        } else {
+            self.metrics.config_failed();
+        }
+        let errors = outcome.problems.iter().filter(|problem| problem.is_error()).count();
+        self.metrics.set_problems(outcome.problems.len() - errors, errors);
+    }
+}
+
+/// All problems, each with its place where the source has it.
+fn gather(published: &std::collections::BTreeMap<Arc<str>, Published>, compiled: &Problems) -> Problems {
+    let mut all = Problems::new();
+    for published in published.values() {
+        all.extend(published.problems.iter().cloned());
+    }
+    all.extend(compiled.iter().cloned().map(|problem| place(problem, published)));
+    all
+}
+
+/// Compile speaks of `http.routers.web@file.rule`; the provider knows `http.routers.web.rule`.
+fn place(problem: Problem, published: &std::collections::BTreeMap<Arc<str>, Published>) -> Problem {
+    let found = published.iter().find_map(|(provider, published)| {
+        let locate = published.locate.as_ref()?;
+        let suffix = format!("@{provider}");
+        problem.path.contains(&suffix).then(|| locate.locate(&problem.path.replacen(&suffix, "", 1)))
+    });
+    problem.placed(found.flatten())
+}
+
+fn report(outcome: &Outcome) {
+    for problem in &outcome.problems {
+        if problem.is_error() {
+            log::error!("{problem}");
+        } else {
+            log::warn!("{problem}");
+        }
+    }
+    log::info!(
+        event = "configuration-applied",
+        generation = outcome.generation,
+        routers = outcome.routers,
+        problems = outcome.problems.len(),
+        milliseconds = outcome.took.as_millis() as u64;
+        "configuration applied"
+    );
+}

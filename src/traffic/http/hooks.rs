@@ -1,0 +1,353 @@
+//! The life of a request, read top to bottom: a thin driver that calls the parts in Pingora's phases.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
+use http::{StatusCode, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::prelude::{Error, ErrorSource, HttpPeer, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::exchange::{Exchange, Fault, Original, Reply, RequestView};
+use crate::middleware::Flow;
+use crate::service::Service;
+use crate::snapshot::{Route, Target};
+use crate::traffic::entrypoint::Connection;
+
+use super::respond::Failure;
+use super::{EntryPointHttp, Flight, Gateway, forwarded, guard, upstream};
+
+/// Pingora's hooks, all of them thin: they call the gateway and its parts.
+pub struct Hooks(pub Arc<Gateway>);
+
+impl std::ops::Deref for Hooks {
+    type Target = Gateway;
+
+    fn deref(&self) -> &Gateway {
+        &self.0
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Hooks {
+    type CTX = Flight;
+
+    fn new_ctx(&self) -> Flight {
+        Flight::default()
+    }
+
+    fn init_downstream_modules(&self, _: &mut HttpModules) {
+        // Pingora would add its compression module here; the `compress` middleware does that work.
+    }
+
+    async fn request_filter(&self, session: &mut Session, flight: &mut Flight) -> Result<bool> {
+        let Some(connection) = Connection::of(&session.downstream_session).cloned() else {
+            return Error::e_explain(pingora::ErrorType::InternalError, "a request without a connection of ours");
+        };
+        session.set_keepalive(connection.keep_alive());
+        let entry_point = &self.entry_points[connection.client.entry_point_index];
+        flight.connection = Some(connection);
+        match self.receive(session.req_header_mut(), flight, entry_point).await {
+            Some(reply) => {
+                self.reply(session, flight, reply).await?;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, flight: &mut Flight) -> Result<Box<HttpPeer>> {
+        if let Some(pause) = flight.pause_before_attempt() {
+            tokio::time::sleep(pause).await;
+        }
+        self.next_peer(session, flight)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        flight: &mut Flight,
+    ) -> Result<()> {
+        let (Some(exchange), Some(selection)) = (&flight.exchange, &flight.selection) else { return Ok(()) };
+        let entry_point = &self.entry_points[exchange.client.entry_point_index];
+        forwarded::append_for(request, exchange.client.address(), &entry_point.forwarded);
+        upstream::address(request, selection)
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        flight: &mut Flight,
+    ) -> Result<()> {
+        flight.received_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if let Some(exchange) = flight.exchange.as_mut().filter(|exchange| !exchange.request_body.is_empty()) {
+            exchange
+                .request_body
+                .chunk(body, end_of_stream)
+                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
+            if !end_of_stream && body.is_none() {
+                // `None` before the end would end the body towards the server.
+                *body = Some(Bytes::new());
+            }
+        }
+        // An empty last chunk would be written as a second terminator onto a pooled connection.
+        if end_of_stream && !session.was_upgraded() && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _: &HttpPeer,
+        flight: &mut Flight,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let fault = upstream::fault_of(&error, upstream::Phase::Connect);
+        flight.end_attempt(None, Some(fault));
+        let retry = flight.may_retry_connect(session.req_header());
+        error.set_retry(retry);
+        error
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        mut error: Box<Error>,
+        flight: &mut Flight,
+        reused: bool,
+    ) -> Box<Error> {
+        let fault = upstream::fault_of(&error, upstream::Phase::Exchange);
+        let from_server = *error.esource() == ErrorSource::Upstream;
+        if from_server {
+            flight.end_attempt(None, Some(fault));
+        } else {
+            flight.release_attempt();
+        }
+        let retry = from_server && flight.may_retry_exchange(session, reused, error.retry());
+        error.set_retry(retry);
+        error
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        flight: &mut Flight,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        flight.note_answer(response.status);
+        if flight.wants_retry_of_status(session, response.status) {
+            flight.end_attempt(Some(response.status), None);
+            let mut error =
+                Error::explain(pingora::ErrorType::HTTPStatus(response.status.as_u16()), "status is tried again");
+            error.as_up();
+            error.set_retry(true);
+            return Err(error);
+        }
+        upstream::clean_response(response);
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        flight: &mut Flight,
+    ) -> Result<()> {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        flight.responding = true;
+        flight.status = response.status.as_u16();
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(());
+        }
+        flight.climb(response);
+        if let Some(connection) = &flight.connection {
+            if connection.keep_alive().is_none() {
+                session.set_keepalive(None);
+            }
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        flight: &mut Flight,
+    ) -> Result<Option<Duration>> {
+        flight.origin_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if let Some(exchange) = flight.exchange.as_mut().filter(|exchange| !exchange.response_body.is_empty()) {
+            exchange
+                .response_body
+                .chunk(body, end_of_stream)
+                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
+        }
+        Ok(None)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, flight: &mut Flight) -> FailToProxy {
+        let failure = Failure::of(error, flight);
+        flight.fault = Some(failure.fault);
+        if !failure.client_is_there || flight.responding {
+            flight.status = if flight.responding { flight.status } else { failure.fault.status().as_u16() };
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let status = failure.fault.status().as_u16();
+        if self.reply(session, flight, Reply::fault(failure.fault)).await.is_err() {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: true }
+    }
+
+    fn suppress_error_log(&self, _: &Session, _: &Flight, _: &Error) -> bool {
+        // The access log and the metrics tell it with its code; one more line per failed request helps nobody.
+        true
+    }
+
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Flight,
+        error: &Error,
+        _: pingora_proxy::ProxyWarnLogContext,
+    ) -> bool {
+        log::debug!("attempt failed: {error}");
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, flight: &mut Flight) {
+        flight.release_attempt();
+        self.tell(session, flight);
+    }
+}
+
+impl Gateway {
+    /// From head to decision: canonical form, forwarding headers, route, middlewares. `None`: on to a server.
+    async fn receive(
+        &self,
+        request: &mut RequestHeader,
+        flight: &mut Flight,
+        entry_point: &EntryPointHttp,
+    ) -> Option<Reply> {
+        let connection = flight.connection.clone()?;
+        let client = connection.client.clone();
+        let canonical = guard::canonicalize(request, &entry_point.guard);
+        forwarded::receive(request, &client, &entry_point.forwarded);
+        let original = Original {
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            version: request.version,
+            host: forwarded::authority(request).unwrap_or_else(|| HeaderValue::from_static("")),
+        };
+        flight.exchange = Some(Box::new(Exchange::new(client, original, Instant::now())));
+        if let Err(fault) = canonical {
+            return Some(Reply::fault(fault));
+        }
+        let Some(route) = self.find(request, flight) else {
+            return Some(Reply::fault(self.no_route()));
+        };
+        let route = flight.route.insert(route).clone();
+        let Target::Service { chain, name, service } = &route.target else {
+            return Some(Reply::fault(Fault::RouterDisabled));
+        };
+        flight.service = Some(name.clone());
+        if !entry_point.encoded_characters.allow(request.uri.path()) {
+            return Some(Reply::fault(Fault::EncodedCharacter));
+        }
+        let exchange = flight.exchange.as_mut()?;
+        if let Flow::Reply(reply) = chain.on_request(request, exchange, &mut flight.depth).await {
+            return Some(*reply);
+        }
+        if let Service::Internal(internal) = &**service {
+            return Some(internal.reply(request, exchange).await);
+        }
+        // The first server is chosen here and not in `upstream_peer`, because a reply from here keeps the client's connection.
+        flight.select(request).err().map(Reply::fault)
+    }
+
+    /// The route of a request, by the snapshot in force.
+    fn find(&self, request: &RequestHeader, flight: &Flight) -> Option<Arc<Route>> {
+        let exchange = flight.exchange.as_ref()?;
+        let snapshot = self.current.load();
+        let table = snapshot.http.get(exchange.client.entry_point_index)?;
+        let authority = exchange.original.host.to_str().unwrap_or_default();
+        let view = RequestView::new(
+            &request.method,
+            authority,
+            request.uri.path(),
+            request.uri.query().unwrap_or_default(),
+            &request.headers,
+            exchange.client.address(),
+        );
+        table.find(&view).cloned()
+    }
+
+    fn no_route(&self) -> Fault {
+        if self.current.load().generation == 0 { Fault::NotReady } else { Fault::NoRouter }
+    }
+
+    /// The peer of the next attempt.
+    fn next_peer(&self, session: &mut Session, flight: &mut Flight) -> Result<Box<HttpPeer>> {
+        if flight.selection.is_none() {
+            flight.select(session.req_header()).map_err(|fault| {
+                flight.fault = Some(fault);
+                Error::explain(pingora::ErrorType::HTTPStatus(fault.status().as_u16()), fault.code())
+            })?;
+        }
+        flight.attempt += 1;
+        flight.attempt_started = Some(Instant::now());
+        let upgrade =
+            session.req_header().version == Version::HTTP_11 && session.req_header().headers.contains_key(UPGRADE);
+        let Some(selection) = &flight.selection else {
+            return Error::e_explain(pingora::ErrorType::InternalError, "no server selected");
+        };
+        selection.peer(upgrade).map_err(|fault| {
+            flight.fault = Some(fault);
+            Error::explain(pingora::ErrorType::HTTPStatus(fault.status().as_u16()), fault.code())
+        })
+    }
+}
+
+impl Flight {
+    /// Chooses a server for the next attempt.
+    pub(super) fn select(&mut self, request: &RequestHeader) -> Result<(), Fault> {
+        let (Some(route), Some(exchange)) = (&self.route, &mut self.exchange) else { return Err(Fault::Internal) };
+        let Target::Service { service, .. } = &route.target else { return Err(Fault::RouterDisabled) };
+        let selection = service.select(request, exchange, &self.tried)?;
+        self.last_server = Some(selection.server.clone());
+        self.service = Some(selection.pool.name().clone());
+        self.service_meters = Some(selection.pool.meters.clone());
+        self.selection = Some(selection);
+        Ok(())
+    }
+
+    /// The response goes up through the middlewares that its request has passed.
+    pub(super) fn climb(&mut self, response: &mut ResponseHeader) {
+        let Some(exchange) = &mut self.exchange else { return };
+        if let Some(Target::Service { chain, .. }) = self.route.as_ref().map(|route| &route.target) {
+            chain.on_response(response, exchange, self.depth);
+        }
+        for cookie in exchange.cookies.drain(..) {
+            let _ = response.append_header(SET_COOKIE, cookie);
+        }
+    }
+}
+
+/// Header fields that speak of one connection only and that Pingora writes itself.
+pub(super) const HOP_BY_HOP: [HeaderName; 4] =
+    [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), CONNECTION, CONTENT_LENGTH];

@@ -1,0 +1,161 @@
+//! What is told of a request once it is over: metrics and a line of the access log.
+
+use std::time::{Duration, SystemTime};
+
+use http::Version;
+use pingora_proxy::Session;
+
+use crate::exchange::{Client, Exchange, Fault};
+use crate::observe::access_log::{Origin, Record, Request, Response, Routed, Tls};
+use crate::observe::meters::{Observation, Protocol, Refusal};
+use crate::service::Service;
+use crate::snapshot::Target;
+use crate::traffic::entrypoint::Observer;
+
+use super::{Flight, Gateway};
+
+impl Gateway {
+    /// Tells of a request that reached the hooks.
+    pub(super) fn tell(&self, session: &Session, flight: &Flight) {
+        let Some(exchange) = &flight.exchange else { return };
+        let internal = flight.route.as_ref().is_some_and(|route| {
+            matches!(&route.target, Target::Service { service, .. } if matches!(**service, Service::Internal(_)))
+        });
+        let response_bytes = session.body_bytes_sent() as u64;
+        let duration = exchange.started.elapsed();
+        self.count(exchange, session, flight, internal, (duration, response_bytes));
+        let Some(log) = &self.access_log else { return };
+        let entry_point = &self.entry_points[exchange.client.entry_point_index];
+        let switch = flight.route.as_ref().and_then(|route| route.switches.access_log);
+        if !switch.unwrap_or(entry_point.access_log) {
+            return;
+        }
+        let server = flight.last_server.as_ref();
+        let service = flight.service.as_ref().map(|name| name.as_str());
+        log.log(&Record {
+            started: SystemTime::now().checked_sub(duration).unwrap_or_else(SystemTime::now),
+            duration,
+            peer: exchange.client.peer,
+            user: exchange.user.as_deref(),
+            entry_point: &entry_point.name,
+            tls: exchange.client.tls.as_ref().map(|tls| Tls {
+                version: tls.version,
+                cipher: tls.cipher,
+                client_subject: None,
+            }),
+            request: Request {
+                method: exchange.original.method.as_str(),
+                target: exchange.original.uri.path_and_query().map_or(b"/", |target| target.as_str().as_bytes()),
+                version: exchange.original.version,
+                scheme: exchange.client.scheme(),
+                host: exchange.original.host.as_bytes(),
+                headers: &session.req_header().headers,
+                bytes: flight.received_bytes,
+            },
+            route: flight
+                .route
+                .as_ref()
+                .map(|route| Routed { router: route.name.as_str(), service: service.unwrap_or_default() }),
+            origin: server.map(|server| Origin {
+                url: server.url(),
+                address: server.host_header().to_str().unwrap_or_default(),
+                status: (flight.origin_status > 0).then_some(flight.origin_status),
+                bytes: flight.origin_bytes,
+                duration: flight.origin_duration,
+                headers: None,
+            }),
+            retries: flight.attempt.saturating_sub(1),
+            response: Response {
+                status: flight.status,
+                bytes: response_bytes,
+                headers: session.response_written().map(|response| &response.headers),
+                gzip_ratio: None,
+            },
+            fault: flight.fault.filter(|_| flight.origin_status == 0 || flight.status != flight.origin_status),
+            trace: None,
+            internal,
+        });
+    }
+
+    fn count(
+        &self,
+        exchange: &Exchange,
+        session: &Session,
+        flight: &Flight,
+        internal: bool,
+        (duration, response_bytes): (Duration, u64),
+    ) {
+        if internal && !self.metrics.count_internals() {
+            return;
+        }
+        let entry_point = &self.entry_points[exchange.client.entry_point_index];
+        let switch = flight.route.as_ref().and_then(|route| route.switches.metrics);
+        if !switch.unwrap_or(entry_point.metrics) {
+            return;
+        }
+        let headers = &session.req_header().headers;
+        let observation = Observation {
+            method: &exchange.original.method,
+            protocol: Protocol::of(headers),
+            status: flight.status,
+            duration,
+            request_bytes: flight.received_bytes,
+            response_bytes,
+            tls: exchange.client.tls.as_deref(),
+            headers: self.metrics.header_values(headers),
+        };
+        entry_point.meters.record(&observation);
+        if let Some(fault) = flight.fault {
+            entry_point.meters.record_fault(fault);
+        }
+        if let Some(meters) = flight.route.as_ref().and_then(|route| route.meters.as_ref()) {
+            meters.record(&observation);
+        }
+        if let Some(meters) = &flight.service_meters {
+            meters.record(&observation);
+            for _ in 1..flight.attempt {
+                meters.record_retry();
+            }
+        }
+    }
+}
+
+/// What the front door refuses never reaches the hooks; it is told here.
+impl Observer for Gateway {
+    fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]) {
+        let entry_point = &self.entry_points[client.entry_point_index];
+        entry_point.meters.record_fault(fault);
+        if fault == Fault::TooManyConnections {
+            entry_point.meters.refuse(Refusal::TooMany);
+        }
+        let Some(log) = self.access_log.as_ref().filter(|_| entry_point.access_log && !request_line.is_empty()) else {
+            return;
+        };
+        let mut words = request_line.split(|byte| *byte == b' ');
+        let method = words.next().and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default();
+        log.log(&Record {
+            started: SystemTime::now(),
+            duration: Duration::ZERO,
+            peer: client.peer,
+            user: None,
+            entry_point: &entry_point.name,
+            tls: None,
+            request: Request {
+                method,
+                target: words.next().unwrap_or_default(),
+                version: Version::HTTP_11,
+                scheme: client.scheme(),
+                host: b"",
+                headers: &http::HeaderMap::new(),
+                bytes: 0,
+            },
+            route: None,
+            origin: None,
+            retries: 0,
+            response: Response { status: fault.status().as_u16(), bytes: 0, headers: None, gzip_ratio: None },
+            fault: Some(fault),
+            trace: None,
+            internal: false,
+        });
+    }
+}
