@@ -216,6 +216,46 @@ async fn early_answers_are_always_read() {
 }
 
 #[tokio::test]
+async fn clients_may_go_on_sending_after_the_last_answer() {
+    let door = door(|_| {});
+    for head in [
+        "POST /early HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3000000\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3000000\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ] {
+        let mut peer = Peer::connect(door.address()).await;
+        peer.send(head).await;
+        peer.readable().await;
+        for _ in 0..30 {
+            assert!(peer.try_send(vec![b'x'; 100_000]).await, "a reset would destroy the answer");
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(peer.answer().await.status, 400 | 403));
+        assert_eq!(peer.end().await, End::Closed);
+    }
+    // But not for ever.
+    let mut peer = Peer::connect(door.address()).await;
+    peer.send("BAD\r\n\r\n").await;
+    peer.readable().await;
+    soon(async { while peer.try_send(vec![b'x'; 100_000]).await {} }).await;
+    soon(door.handle.drained()).await;
+}
+
+/// The end of a chunked body and the next request come in one segment while the body is being read.
+#[tokio::test]
+async fn the_next_request_may_follow_a_chunked_body_at_once() {
+    let door = door(|_| {});
+    let mut peer = Peer::connect(door.address()).await;
+    let head = "POST /continue HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n";
+    peer.send(head).await;
+    for _ in 0..3 {
+        assert_eq!(peer.answer().await.status, 100);
+        peer.send(format!("5\r\nhello\r\n0\r\nA: b\r\n\r\n{GET}{head}")).await;
+        assert_eq!(peer.answer().await.text(), "POST /continue 5");
+        assert_eq!(peer.answer().await.text(), "GET / 0");
+    }
+}
+
+#[tokio::test]
 async fn refusals_are_always_read_too() {
     let door = door(|_| {});
     for _ in 0..10 {

@@ -4,4 +4,5 @@ mod activation;
 mod front_door;
 mod handover;
 mod harness;
+mod proxied;
 mod smuggling;

@@ -1,4 +1,5 @@
 //! What integration tests share.
 
 pub mod door;
+pub mod origin;
 pub mod peer;

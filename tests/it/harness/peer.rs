@@ -84,6 +84,11 @@ impl Peer {
         }
     }
 
+    /// Waits until something has come in, and leaves it there.
+    pub async fn readable(&self) {
+        soon(self.stream.readable()).await.expect("readable");
+    }
+
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.expect("shut down");
     }
@@ -105,8 +110,8 @@ impl Peer {
         self.buffer.drain(..count).collect()
     }
 
-    /// The next response, or how the connection ended instead.
-    pub async fn try_answer(&mut self) -> Result<Answer, End> {
+    /// The head of the next response, or how the connection ended instead.
+    pub async fn head(&mut self) -> Result<Answer, End> {
         let end = loop {
             match self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -115,8 +120,12 @@ impl Peer {
         };
         let head: Vec<u8> = self.buffer.drain(..end).collect();
         let head = String::from_utf8(head).expect("the head is text");
-        let status = head[9..12].parse().expect("a status");
-        let mut answer = Answer { status, head, body: Vec::new() };
+        Ok(Answer { status: head[9..12].parse().expect("a status"), head, body: Vec::new() })
+    }
+
+    /// The next response, or how the connection ended instead.
+    pub async fn try_answer(&mut self) -> Result<Answer, End> {
+        let mut answer = self.head().await?;
         if let Some(length) = answer.header("content-length") {
             let length: usize = length.parse().expect("a length");
             while self.buffer.len() < length {
