@@ -8,6 +8,7 @@ use crate::problem::{Problem, Problems};
 
 pub mod file;
 pub mod internal;
+pub mod template;
 
 /// A source of configuration. It publishes a whole configuration each time; equal ones are dropped.
 pub trait Provider: Send + Sync {
