@@ -121,7 +121,7 @@ fn target(entry_points: &BTreeMap<Name, EntryPoint>, to: &str) -> Option<(String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::entry_points::Address;
+    use crate::config::address::Address;
 
     #[test]
     fn redirections_become_routers_with_a_middleware() {
@@ -132,6 +132,7 @@ mod tests {
             scheme: "https".into(),
             permanent: true,
             priority: i64::MAX - 1,
+            port: None,
         });
         install.entry_points.insert("web".into(), web);
         assert_eq!(routing(&install).1.len(), 1, "the target is missing");
