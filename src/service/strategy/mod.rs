@@ -26,6 +26,11 @@ macro_rules! strategies {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)*
         }
 
+        impl Kind {
+            /// The names that users write, in the order of the registry.
+            pub const NAMES: &'static [&'static str] = &[$($name,)*];
+        }
+
         /// A strategy as built.
         #[derive(Debug)]
         pub enum AnyStrategy { $(#[doc = $name] $variant($type),)* }
