@@ -314,6 +314,18 @@ async fn old_clients_are_served_until_the_end_of_the_connection() {
 }
 
 #[tokio::test]
+async fn old_clients_are_kept_only_if_they_ask() {
+    let door = door(|_| {});
+    let mut peer = Peer::connect(door.address()).await;
+    for connection in ["keep-alive", "keep-alive", "x"] {
+        peer.send(format!("GET /early HTTP/1.0\r\nConnection: {connection}\r\n\r\n")).await;
+        let answer = peer.answer().await;
+        assert_eq!(answer.header("connection"), Some(if connection == "x" { "close" } else { "keep-alive" }));
+    }
+    assert_eq!(peer.end().await, End::Closed);
+}
+
+#[tokio::test]
 async fn connections_are_not_kept_for_ever() {
     let door = door(|options| options.keep_alive.max_requests = Some(2));
     let mut peer = Peer::connect(door.address()).await;

@@ -164,3 +164,17 @@ async fn a_drain_lets_answers_through() {
     assert_eq!(peer.end().await, End::Closed);
     soon(handle.drained()).await;
 }
+
+/// What the head reader lets through, Pingora must take: its own refusals would reach no log.
+#[tokio::test]
+async fn odd_targets_are_refused_by_the_head_reader_or_not_at_all() {
+    let (handle, _) = proxied(|_| {}).await;
+    let odd = ["//", "//a", "/%zz", "/%", "/a?b?c", "/:80", "/a@b", "http://a.test/x"].map(str::to_owned);
+    let bytes = (b'!'..=b'~').map(char::from).flat_map(|byte| [format!("/a{byte}b"), format!("/?a{byte}b")]);
+    for target in bytes.chain(odd) {
+        let mut peer = Peer::connect(handle.address()).await;
+        peer.send(request(&target)).await;
+        let answer = peer.answer().await;
+        assert_eq!(answer.status == 200, answer.header("x-portcullis-error").is_none(), "{target}: {}", answer.head);
+    }
+}

@@ -24,6 +24,8 @@ pub struct Connection {
     shared: Arc<Shared>,
     opened: Instant,
     requests: AtomicU64,
+    /// The client of the current HTTP/1 request wants no other.
+    is_last: AtomicBool,
     /// Bytes of the current HTTP/1 request body that the client still owes; the largest number if nobody knows.
     outstanding: AtomicU64,
     body_fault: AtomicU8,
@@ -43,6 +45,7 @@ impl Connection {
             shared,
             opened: pace::now(),
             requests: AtomicU64::new(0),
+            is_last: AtomicBool::new(false),
             outstanding: AtomicU64::new(0),
             body_fault: AtomicU8::new(0),
             is_upgraded: AtomicBool::new(false),
@@ -64,6 +67,7 @@ impl Connection {
     pub fn keep_alive(&self) -> Option<u64> {
         let options = self.options();
         let is_used_up = self.is_draining()
+            || self.is_last.load(Ordering::Relaxed)
             || *self.closing.borrow()
             || options.keep_alive.max_requests.is_some_and(|most| self.requests() >= most)
             || options.keep_alive.max_time.is_some_and(|most| pace::now() - self.opened >= most)
@@ -115,6 +119,11 @@ impl Connection {
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// A request head was taken that wants to be the last, or not.
+    pub(super) fn set_last(&self, is_last: bool) {
+        self.is_last.store(is_last, Ordering::Relaxed);
     }
 
     /// A request head was taken; its body has so many bytes, or nobody knows.

@@ -24,6 +24,8 @@ pub(super) struct Framing {
     pub upgrade: bool,
     /// The request is HTTP/1.0.
     pub is_http10: bool,
+    /// The client wants to send another request after it (RFC 9112 §9.3).
+    pub keep_alive: bool,
     /// Bytes of the head that hold the scheme and authority of an absolute-form target; origin form is the head without them.
     pub authority: Option<Range<usize>>,
 }
@@ -117,7 +119,7 @@ impl<'a> RequestLine<'a> {
         if target.len() > limits.target_bytes {
             return Err(Fault::TargetTooLong);
         }
-        if !target.iter().all(|byte| matches!(byte, b'!'..=b'~') && *byte != b'#') {
+        if !is_target(target) {
             return Err(Fault::BadRequest);
         }
         let mut request = Self { method, authority: None, prefix: None, is_http10 };
@@ -132,6 +134,14 @@ impl<'a> RequestLine<'a> {
         }
         Ok(request)
     }
+}
+
+/// Whether a target consists of what every parser behind us takes as it is. RFC 3986 allows less; browsers send `|`, `^`,
+/// `{`, `}`, and in queries a backtick, as they are.
+fn is_target(target: &[u8]) -> bool {
+    let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
+    target.iter().all(|byte| matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'"' | b'<' | b'>'))
+        && !target[..path].contains(&b'`')
 }
 
 /// The authority of an absolute-form target with a scheme of ours.
@@ -178,6 +188,8 @@ struct Fields<'a> {
     chunked: bool,
     has_upgrade: bool,
     connection_upgrade: bool,
+    connection_close: bool,
+    connection_keep_alive: bool,
     connection_options: usize,
     expectation: Option<&'a [u8]>,
 }
@@ -232,6 +244,8 @@ impl<'a> Fields<'a> {
                 return Err(Fault::BadRequest);
             }
             self.connection_upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+            self.connection_close |= option.eq_ignore_ascii_case(b"close");
+            self.connection_keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
         Ok(())
     }
@@ -261,6 +275,7 @@ impl<'a> Fields<'a> {
             body: if self.chunked { Body::Chunked } else { Body::Length(self.length.unwrap_or(0)) },
             upgrade: self.has_upgrade && self.connection_upgrade && !request.is_http10 && request.method == b"GET",
             is_http10: request.is_http10,
+            keep_alive: !self.connection_close && (!request.is_http10 || self.connection_keep_alive),
             authority: request.prefix.clone(),
         })
     }

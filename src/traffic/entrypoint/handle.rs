@@ -76,11 +76,12 @@ impl Handle {
     }
 
     /// Ends connections with their next answer (HTTP/1) or by GOAWAY (HTTP/2), or stops doing so. Ending it also takes
-    /// back `close_idle_after`.
+    /// back `close_idle_after` and the force-closing of connections to come.
     pub fn set_draining(&self, draining: bool) {
         self.shared.draining.store(draining, Ordering::SeqCst);
         if !draining {
             self.shared.close_idle_at.store(0, Ordering::SeqCst);
+            self.shared.forced.store(0, Ordering::SeqCst);
         }
         self.shared.signal();
     }

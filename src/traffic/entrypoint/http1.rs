@@ -104,6 +104,7 @@ async fn read_head(wire: &mut Wire) -> Incoming {
     let started = now();
     let connection = wire.connection.clone();
     let options = connection.options();
+    let patience = options.timeouts.read.map_or(options.timeouts.head, |read| read.min(options.timeouts.head));
     let mut scan = HeadScan::default();
     loop {
         match scan.advance(&mut wire.input, &options.limits) {
@@ -114,7 +115,7 @@ async fn read_head(wire: &mut Wire) -> Incoming {
                     Err(fault) => Incoming::Refused(fault),
                 };
             }
-            Progress::Partial => match fill_before(wire, started + options.timeouts.head).await {
+            Progress::Partial => match fill_before(wire, started + patience).await {
                 Ok(0) => return Incoming::Over,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Incoming::Refused(Fault::HeadTimeout),

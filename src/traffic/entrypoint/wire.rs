@@ -189,6 +189,7 @@ impl Wire {
         self.write_by = timeouts.write.map(|write| now() + write);
         self.read_pace = Pace::new(rates.body);
         self.write_pace = Pace::new(rates.send);
+        self.connection.set_last(!framing.keep_alive);
         self.connection.begin_request(body_bytes);
     }
 

@@ -18,12 +18,12 @@ use tokio::sync::Notify;
 
 /// What the application has seen of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub line: String,
-    pub host: String,
-    pub body: Vec<u8>,
-    pub peer: SocketAddr,
-    pub trusted: bool,
+pub(crate) struct Seen {
+    pub(crate) line: String,
+    pub(crate) host: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) trusted: bool,
 }
 
 /// An application with one behaviour per path.
@@ -32,16 +32,16 @@ pub struct Seen {
 /// `/big` with a megabyte, `/cut` with half of what it promised; every other path with the request line and the length of
 /// the body.
 #[derive(Default)]
-pub struct App {
-    pub seen: Mutex<Vec<Seen>>,
-    pub go: Notify,
-    pub waiting: AtomicUsize,
-    pub read_failed: Mutex<Vec<Option<Fault>>>,
-    pub write_failed: AtomicBool,
+pub(crate) struct App {
+    pub(crate) seen: Mutex<Vec<Seen>>,
+    pub(crate) go: Notify,
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) read_failed: Mutex<Vec<Option<Fault>>>,
+    pub(crate) write_failed: AtomicBool,
 }
 
 impl App {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
@@ -143,7 +143,7 @@ impl HttpServerApp for App {
 
 /// What the front door has refused.
 #[derive(Default)]
-pub struct Refusals(pub Mutex<Vec<(Fault, String)>>);
+pub(crate) struct Refusals(pub Mutex<Vec<(Fault, String)>>);
 
 impl Observer for Refusals {
     fn refused(&self, _: &Client, fault: Fault, request_line: &[u8]) {
@@ -151,24 +151,24 @@ impl Observer for Refusals {
     }
 }
 
-pub struct Door {
-    pub handle: Handle,
-    pub app: Arc<App>,
-    pub refusals: Arc<Refusals>,
+pub(crate) struct Door {
+    pub(crate) handle: Handle,
+    pub(crate) app: Arc<App>,
+    pub(crate) refusals: Arc<Refusals>,
 }
 
 impl Door {
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.handle.address()
     }
 
-    pub fn faults(&self) -> Vec<Fault> {
+    pub(crate) fn faults(&self) -> Vec<Fault> {
         self.refusals.0.lock().unwrap().iter().map(|(fault, _)| *fault).collect()
     }
 }
 
 /// An entry point on a free port of the loopback, with options as the test wants them.
-pub fn door(change: impl FnOnce(&mut Options)) -> Door {
+pub(crate) fn door(change: impl FnOnce(&mut Options)) -> Door {
     let mut options = Options::new("test", 3);
     // Long enough to be seen, short enough that tests stay quick.
     options.timeouts.linger = Duration::from_millis(500);

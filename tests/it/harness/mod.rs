@@ -1,5 +1,5 @@
 //! What integration tests share.
 
-pub mod door;
-pub mod origin;
-pub mod peer;
+pub(crate) mod door;
+pub(crate) mod origin;
+pub(crate) mod peer;

@@ -8,12 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-pub struct Script {
+pub(crate) struct Script {
     /// One permit for each piece of `/stream` and `/counted`.
-    pub pieces: Semaphore,
-    pub requests: AtomicUsize,
+    pub(crate) pieces: Semaphore,
+    pub(crate) requests: AtomicUsize,
     /// Connections that the proxy has dropped in the middle of an answer.
-    pub abandoned: AtomicUsize,
+    pub(crate) abandoned: AtomicUsize,
 }
 
 impl Script {
@@ -24,7 +24,7 @@ impl Script {
 
 /// Starts a server that answers `/stream` in three steered chunks, `/hang` never, `/upgrade` with an echo, and everything
 /// else with `ok`.
-pub async fn origin() -> (SocketAddr, Arc<Script>) {
+pub(crate) async fn origin() -> (SocketAddr, Arc<Script>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("an address");
     let script =

@@ -8,15 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Longest wait of a test; only a failing one waits that long.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `future` gives, or a panic when it takes too long.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
 }
 
 /// Waits until `condition` holds.
-pub async fn until(condition: impl Fn() -> bool) {
+pub(crate) async fn until(condition: impl Fn() -> bool) {
     soon(async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -27,55 +27,55 @@ pub async fn until(condition: impl Fn() -> bool) {
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Closed,
     Reset,
 }
 
 /// One response, as far as tests care.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
 
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is text")
     }
 }
 
-pub struct Peer {
+pub(crate) struct Peer {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Peer {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("connect");
         stream.set_nodelay(true).expect("nodelay");
         Self { stream, buffer: Vec::new() }
     }
 
-    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_all(bytes.as_ref())).await.expect("send");
     }
 
     /// Sends, and does not care whether the other side still takes it.
-    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+    pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         soon(self.stream.write_all(bytes.as_ref())).await.is_ok()
     }
 
     /// Sends byte by byte, each in a segment of its own as far as the kernel plays along.
-    pub async fn drip(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) async fn drip(&mut self, bytes: impl AsRef<[u8]>) {
         for byte in bytes.as_ref() {
             if !self.try_send([*byte]).await {
                 return;
@@ -85,11 +85,11 @@ impl Peer {
     }
 
     /// Waits until something has come in, and leaves it there.
-    pub async fn readable(&self) {
+    pub(crate) async fn readable(&self) {
         soon(self.stream.readable()).await.expect("readable");
     }
 
-    pub async fn half_close(&mut self) {
+    pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.expect("shut down");
     }
 
@@ -103,7 +103,7 @@ impl Peer {
     }
 
     /// Exactly so many bytes.
-    pub async fn bytes(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
             self.more().await.expect("more bytes");
         }
@@ -111,7 +111,7 @@ impl Peer {
     }
 
     /// The head of the next response, or how the connection ended instead.
-    pub async fn head(&mut self) -> Result<Answer, End> {
+    pub(crate) async fn head(&mut self) -> Result<Answer, End> {
         let end = loop {
             match self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -124,7 +124,7 @@ impl Peer {
     }
 
     /// The next response, or how the connection ended instead.
-    pub async fn try_answer(&mut self) -> Result<Answer, End> {
+    pub(crate) async fn try_answer(&mut self) -> Result<Answer, End> {
         let mut answer = self.head().await?;
         if let Some(length) = answer.header("content-length") {
             let length: usize = length.parse().expect("a length");
@@ -136,12 +136,12 @@ impl Peer {
         Ok(answer)
     }
 
-    pub async fn answer(&mut self) -> Answer {
+    pub(crate) async fn answer(&mut self) -> Answer {
         self.try_answer().await.expect("an answer")
     }
 
     /// Reads until the connection ends.
-    pub async fn end(&mut self) -> End {
+    pub(crate) async fn end(&mut self) -> End {
         loop {
             if let Err(end) = self.more().await {
                 return end;
@@ -150,16 +150,16 @@ impl Peer {
     }
 
     /// Reads until the connection ends, and what came before.
-    pub async fn rest(&mut self) -> (Vec<u8>, End) {
+    pub(crate) async fn rest(&mut self) -> (Vec<u8>, End) {
         let end = self.end().await;
         (std::mem::take(&mut self.buffer), end)
     }
 
-    pub fn local(&self) -> SocketAddr {
+    pub(crate) fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("an address")
     }
 
-    pub fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> TcpStream {
         self.stream
     }
 }

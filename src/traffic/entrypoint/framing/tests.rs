@@ -153,7 +153,7 @@ fn request_lines_have_one_reading() {
     let long_method = format!("{} / HTTP/1.1", "A".repeat(33));
     for (request, expected) in [
         ("GET / HTTP/1.1", Ok(())),
-        ("GET /?a=[{\"b\":1}]|^\\ HTTP/1.1", Ok(())),
+        ("GET /?a=[{b:1}]|^`\\ HTTP/1.1", Ok(())),
         ("OPTIONS * HTTP/1.1", Ok(())),
         ("M-SEARCH / HTTP/1.1", Ok(())),
         ("GET //evil HTTP/1.1", Ok(())),
@@ -185,6 +185,9 @@ fn request_lines_have_one_reading() {
         ("GET a.test HTTP/1.1", Err(BadRequest)),
         ("CONNECT a.test:80 HTTP/1.1", Err(MethodRefused)),
         ("GET /#frag HTTP/1.1", Err(BadRequest)),
+        ("GET /<a> HTTP/1.1", Err(BadRequest)),
+        ("GET /?\"a\" HTTP/1.1", Err(BadRequest)),
+        ("GET /`a` HTTP/1.1", Err(BadRequest)),
         ("GET /\u{e9} HTTP/1.1", Err(BadRequest)),
         ("GET /\u{7f} HTTP/1.1", Err(BadRequest)),
         (long_target.as_str(), Err(TargetTooLong)),
@@ -284,6 +287,21 @@ fn upgrades_need_both_fields() {
     assert!(upgrade("Connection: keep-alive, Upgrade\r\nUpgrade: websocket"));
     assert!(!upgrade("Upgrade: websocket"));
     assert!(!upgrade("Connection: upgrade"));
+}
+
+#[test]
+fn connections_are_kept_by_version_and_wish() {
+    for (version, connection, kept) in [
+        ("1.1", "x", true),
+        ("1.1", "Close", false),
+        ("1.1", "keep-alive, close", false),
+        ("1.0", "x", false),
+        ("1.0", "Keep-Alive", true),
+        ("1.0", "keep-alive, close", false),
+    ] {
+        let head = format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: {connection}\r\n\r\n");
+        assert_eq!(verdict(&head).unwrap().keep_alive, kept, "{version} {connection}");
+    }
 }
 
 #[test]
