@@ -136,7 +136,8 @@ pub async fn explain(
         question.method, question.url, question.client, entry_point.name
     );
     let canonical = guard::canonicalize(&mut request, &entry_point.guard);
-    forwarded::receive(&mut request, &client, &entry_point.forwarded);
+    let address = client.address_text();
+    forwarded::receive(&mut request, &client, &address, &entry_point.forwarded);
     if let Err(fault) = canonical {
         let _ = writeln!(out, "refused      {} {} before routing", fault.status().as_u16(), fault.code());
         return Ok(out);

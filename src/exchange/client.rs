@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http::HeaderValue;
+
 /// What is known of a client's connection before its first request.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -35,6 +37,12 @@ impl Client {
     /// The caller's address without its port, IPv4-mapped forms reduced.
     pub fn address(&self) -> IpAddr {
         self.peer.ip().to_canonical()
+    }
+
+    /// The caller's address as a header value.
+    pub fn address_text(&self) -> HeaderValue {
+        // Digits, dots and colons are always a header value.
+        HeaderValue::try_from(self.address().to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     }
 
     /// `http` or `https`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 use pingora::protocols::http::ServerSession;
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ const OUTSTANDING_BYTES: u64 = 256 << 10;
 pub struct Connection {
     /// Who is calling.
     pub client: Arc<Client>,
+    /// The client's address as text, for the headers that tell servers of it.
+    pub address: HeaderValue,
     shared: Arc<Shared>,
     opened: Instant,
     requests: AtomicU64,
@@ -41,6 +44,7 @@ pub struct Connection {
 impl Connection {
     pub(super) fn new(client: Arc<Client>, shared: Arc<Shared>) -> Self {
         Self {
+            address: client.address_text(),
             client,
             shared,
             opened: pace::now(),

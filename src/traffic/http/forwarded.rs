@@ -2,7 +2,6 @@
 //!
 //! Semantics: Traefik, "EntryPoints, Forwarded Headers".
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
@@ -34,25 +33,26 @@ impl Default for ForwardedOptions {
     }
 }
 
-pub(crate) const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
-const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
-const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+// As they are written on the wire: Pingora keeps the spelling, and from a static text it does so without a copy.
+const FOR: &str = "X-Forwarded-For";
+const PROTO: &str = "X-Forwarded-Proto";
+const PORT: &str = "X-Forwarded-Port";
+const FORWARDED_HOST: &str = "X-Forwarded-Host";
+const SERVER: &str = "X-Forwarded-Server";
+const FORWARDED_SCHEME: &str = "X-Forwarded-Scheme";
+const SCHEME: &str = "X-Scheme";
+const REAL_IP: &str = "X-Real-Ip";
 
 /// Header names that only a trusted peer may set. `Forwarded` (RFC 7239) is among them because servers believe it as well.
 static MANAGED: [HeaderName; 14] = [
-    FOR,
-    PROTO,
-    PORT,
-    FORWARDED_HOST,
-    SERVER,
-    FORWARDED_SCHEME,
-    SCHEME,
-    REAL_IP,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-scheme"),
+    HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("x-forwarded-uri"),
     HeaderName::from_static("x-forwarded-method"),
     HeaderName::from_static("x-forwarded-prefix"),
@@ -62,33 +62,28 @@ static MANAGED: [HeaderName; 14] = [
 ];
 
 /// Cleans what the client said of its forwarding and sets what we know, before any middleware sees the request.
-pub fn receive(request: &mut RequestHeader, client: &Client, options: &ForwardedOptions) {
+///
+/// `address` is the client's as text; a connection makes it once.
+pub fn receive(request: &mut RequestHeader, client: &Client, address: &HeaderValue, options: &ForwardedOptions) {
     strip_connection(request, options);
     if client.trusted {
         join_for(request);
     } else {
         remove_managed(request);
     }
-    assign(request, client, options);
+    assign(request, client, address, options);
 }
 
 /// Appends the peer to `X-Forwarded-For`, for the server.
-pub(crate) fn append_for(request: &mut RequestHeader, peer: IpAddr, options: &ForwardedOptions) {
+pub(crate) fn append_for(request: &mut RequestHeader, address: &HeaderValue, options: &ForwardedOptions) {
     if !options.append_for {
         return;
     }
-    let value = match request.headers.get(&FOR) {
+    let value = match request.headers.get(FOR) {
+        None => Ok(address.clone()),
         Some(chain) => {
-            let mut joined = Vec::with_capacity(chain.len() + 48);
-            joined.extend_from_slice(chain.as_bytes());
-            joined.extend_from_slice(b", ");
-            write_address(&mut joined, peer);
+            let joined = [chain.as_bytes(), b", ", address.as_bytes()].concat();
             HeaderValue::from_maybe_shared(bytes::Bytes::from(joined))
-        }
-        None => {
-            let mut text = Vec::with_capacity(40);
-            write_address(&mut text, peer);
-            HeaderValue::from_maybe_shared(bytes::Bytes::from(text))
         }
     };
     if let Ok(value) = value {
@@ -134,7 +129,7 @@ fn strip_connection(request: &mut RequestHeader, options: &ForwardedOptions) {
     }
     request.remove_header(&CONNECTION);
     if upgrades && request.headers.contains_key(UPGRADE) {
-        set(request, CONNECTION, HeaderValue::from_static("Upgrade"));
+        set(request, "Connection", HeaderValue::from_static("Upgrade"));
     } else {
         request.remove_header(&UPGRADE);
     }
@@ -157,22 +152,18 @@ fn remove_managed(request: &mut RequestHeader) {
 
 /// Several `X-Forwarded-For` lines of a trusted peer are one list.
 fn join_for(request: &mut RequestHeader) {
-    if request.headers.get_all(&FOR).iter().nth(1).is_none() {
+    if request.headers.get_all(FOR).iter().nth(1).is_none() {
         return;
     }
-    let joined = request.headers.get_all(&FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
+    let joined = request.headers.get_all(FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
         set(request, FOR, value);
     }
 }
 
-fn assign(request: &mut RequestHeader, client: &Client, options: &ForwardedOptions) {
-    if !request.headers.contains_key(&REAL_IP) {
-        let mut text = Vec::with_capacity(40);
-        write_address(&mut text, client.address());
-        if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
-            set(request, REAL_IP, value);
-        }
+fn assign(request: &mut RequestHeader, client: &Client, address: &HeaderValue, options: &ForwardedOptions) {
+    if !request.headers.contains_key(REAL_IP) {
+        set(request, REAL_IP, address.clone());
     }
     let websocket =
         request.headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
@@ -182,23 +173,23 @@ fn assign(request: &mut RequestHeader, client: &Client, options: &ForwardedOptio
         (false, true) => "ws",
         (true, true) => "wss",
     };
-    if !request.headers.contains_key(&PROTO) {
+    if !request.headers.contains_key(PROTO) {
         set(request, PROTO, HeaderValue::from_static(scheme));
     }
     if options.scheme_headers {
         for name in [FORWARDED_SCHEME, SCHEME] {
-            if !request.headers.contains_key(&name) {
+            if !request.headers.contains_key(name) {
                 set(request, name, HeaderValue::from_static(scheme));
             }
         }
     }
     let host = authority(request);
-    if !request.headers.contains_key(&PORT) {
+    if !request.headers.contains_key(PORT) {
         let port =
             host.as_ref().and_then(|host| port_of(host.as_bytes())).and_then(|port| HeaderValue::from_str(port).ok());
         set(request, PORT, port.unwrap_or_else(|| HeaderValue::from_static(default_port(request, client))));
     }
-    if let Some(host) = host.filter(|_| !request.headers.contains_key(&FORWARDED_HOST)) {
+    if let Some(host) = host.filter(|_| !request.headers.contains_key(FORWARDED_HOST)) {
         set(request, FORWARDED_HOST, host);
     }
     set(request, SERVER, options.server.clone());
@@ -213,7 +204,7 @@ pub fn authority(request: &RequestHeader) -> Option<HeaderValue> {
 }
 
 fn default_port(request: &RequestHeader, client: &Client) -> &'static str {
-    let secure = match request.headers.get(&PROTO).map(HeaderValue::as_bytes) {
+    let secure = match request.headers.get(PROTO).map(HeaderValue::as_bytes) {
         Some(b"https" | b"wss") => true,
         Some(_) => false,
         None => client.tls.is_some(),
@@ -235,13 +226,7 @@ fn port_of(authority: &[u8]) -> Option<&str> {
     std::str::from_utf8(port).ok()
 }
 
-fn write_address(out: &mut Vec<u8>, address: IpAddr) {
-    use std::io::Write as _;
-    // Writing to a vector does not fail.
-    let _ = write!(out, "{address}");
-}
-
-fn set(request: &mut RequestHeader, name: HeaderName, value: HeaderValue) {
+fn set(request: &mut RequestHeader, name: &'static str, value: HeaderValue) {
     // `http` has accepted both already.
     let _ = request.insert_header(name, value);
 }
@@ -271,6 +256,10 @@ mod tests {
         }
     }
 
+    fn peer() -> HeaderValue {
+        client(true).address_text()
+    }
+
     fn request(fields: &[(&str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build("GET", b"/", None).unwrap();
         for (name, value) in fields {
@@ -294,8 +283,8 @@ mod tests {
             ("Forwarded", "for=10.0.0.1"),
             ("X-Forwarded-Prefix", "/evil"),
         ]);
-        receive(&mut request, &client(false), &ForwardedOptions::default());
-        append_for(&mut request, "192.0.2.9".parse().unwrap(), &ForwardedOptions::default());
+        receive(&mut request, &client(false), &peer(), &ForwardedOptions::default());
+        append_for(&mut request, &peer(), &ForwardedOptions::default());
         for (name, expected) in [
             ("x-forwarded-for", Some("192.0.2.9")),
             ("x_forwarded_for", None),
@@ -319,8 +308,8 @@ mod tests {
             ("X-Forwarded-For", "10.0.0.2"),
             ("X-Forwarded-Proto", "https"),
         ]);
-        receive(&mut request, &client(true), &ForwardedOptions::default());
-        append_for(&mut request, "192.0.2.9".parse().unwrap(), &ForwardedOptions::default());
+        receive(&mut request, &client(true), &peer(), &ForwardedOptions::default());
+        append_for(&mut request, &peer(), &ForwardedOptions::default());
         assert_eq!(value(&request, "x-forwarded-for"), Some("10.0.0.1, 10.0.0.2, 192.0.2.9"));
         assert_eq!(value(&request, "x-forwarded-proto"), Some("https"));
         assert_eq!(value(&request, "x-forwarded-port"), Some("443"));
@@ -330,7 +319,7 @@ mod tests {
     fn connection_takes_along_what_it_names_but_nothing_of_ours() {
         let mut request =
             request(&[("Connection", "keep-alive, X-Real-Ip, x-custom"), ("X-Custom", "1"), ("X-Real-Ip", "10.0.0.1")]);
-        receive(&mut request, &client(true), &ForwardedOptions::default());
+        receive(&mut request, &client(true), &peer(), &ForwardedOptions::default());
         assert_eq!(value(&request, "x-custom"), None);
         assert_eq!(value(&request, "x-real-ip"), Some("10.0.0.1"));
         assert_eq!(value(&request, "connection"), None);
@@ -339,11 +328,11 @@ mod tests {
     #[test]
     fn upgrades_keep_their_connection_header() {
         let mut request = request(&[("Connection", "Upgrade"), ("Upgrade", "websocket")]);
-        receive(&mut request, &client(false), &ForwardedOptions::default());
+        receive(&mut request, &client(false), &peer(), &ForwardedOptions::default());
         assert_eq!(value(&request, "connection"), Some("Upgrade"));
         assert_eq!(value(&request, "x-forwarded-proto"), Some("ws"));
         let mut bare = super::tests::request(&[("Upgrade", "websocket")]);
-        receive(&mut bare, &client(false), &ForwardedOptions::default());
+        receive(&mut bare, &client(false), &peer(), &ForwardedOptions::default());
         assert_eq!(value(&bare, "upgrade"), None, "Connection does not name it");
     }
 }

@@ -73,9 +73,9 @@ impl ProxyHttp for Hooks {
         request: &mut RequestHeader,
         flight: &mut Flight,
     ) -> Result<()> {
-        let (Some(exchange), Some(selection)) = (&flight.exchange, &flight.selection) else { return Ok(()) };
-        let entry_point = &self.entry_points[exchange.client.entry_point_index];
-        forwarded::append_for(request, exchange.client.address(), &entry_point.forwarded);
+        let (Some(connection), Some(selection)) = (&flight.connection, &flight.selection) else { return Ok(()) };
+        let entry_point = &self.entry_points[connection.client.entry_point_index];
+        forwarded::append_for(request, &connection.address, &entry_point.forwarded);
         upstream::address(request, selection)
     }
 
@@ -247,7 +247,7 @@ impl Gateway {
         let connection = flight.connection.clone()?;
         let client = connection.client.clone();
         let canonical = guard::canonicalize(request, &entry_point.guard);
-        forwarded::receive(request, &client, &entry_point.forwarded);
+        forwarded::receive(request, &client, &connection.address, &entry_point.forwarded);
         let original = Original {
             method: request.method.clone(),
             uri: request.uri.clone(),
