@@ -1,5 +1,7 @@
 //! What integration tests share.
 
 pub(crate) mod door;
+pub(crate) mod gateway;
 pub(crate) mod origin;
 pub(crate) mod peer;
+pub(crate) mod server;

@@ -140,6 +140,73 @@ impl Peer {
         self.try_answer().await.expect("an answer")
     }
 
+    /// The final response to a request with `method`, whatever its framing, past all interim ones; or how the connection
+    /// ended instead, which is also what a body that is cut off gives.
+    pub(crate) async fn response_to(&mut self, method: &str) -> Result<Answer, End> {
+        let mut answer = self.head().await?;
+        while answer.status < 200 && answer.status != 101 {
+            answer = self.head().await?;
+        }
+        if method == "HEAD" || matches!(answer.status, 101 | 204 | 304) {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding").is_some() {
+            answer.body = self.chunks().await?;
+        } else if let Some(length) = answer.header("content-length") {
+            let length: usize = length.parse().expect("a length");
+            while self.buffer.len() < length {
+                self.more().await?;
+            }
+            answer.body = self.buffer.drain(..length).collect();
+        } else {
+            match self.end().await {
+                End::Closed => answer.body = std::mem::take(&mut self.buffer),
+                End::Reset => return Err(End::Reset),
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Sends a GET for `target`, with more fields (`A: b\r\n`), and reads the response.
+    pub(crate) async fn get(&mut self, target: &str, fields: &str) -> Answer {
+        self.request(&format!("GET {target} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n")).await
+    }
+
+    /// Sends a request as it is and reads the response.
+    pub(crate) async fn request(&mut self, request: &str) -> Answer {
+        self.send(request).await;
+        let method = request.split(' ').next().unwrap_or_default();
+        self.response_to(method).await.unwrap_or_else(|end| panic!("{end:?} instead of a response to {request:.300}"))
+    }
+
+    /// The body of a chunked response.
+    async fn chunks(&mut self) -> Result<Vec<u8>, End> {
+        let mut body = Vec::new();
+        loop {
+            let size = self.line().await?;
+            let size = usize::from_str_radix(size.trim(), 16).expect("a chunk size");
+            while self.buffer.len() < size + 2 && size > 0 {
+                self.more().await?;
+            }
+            if size == 0 {
+                while self.line().await? != "\r\n" {}
+                return Ok(body);
+            }
+            body.extend(self.buffer.drain(..size));
+            assert_eq!(self.buffer.drain(..2).as_slice(), b"\r\n");
+        }
+    }
+
+    async fn line(&mut self) -> Result<String, End> {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|window| window == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
+                return Ok(String::from_utf8(line).expect("a line of text"));
+            }
+            self.more().await?;
+        }
+    }
+
     /// Reads until the connection ends.
     pub(crate) async fn end(&mut self) -> End {
         loop {

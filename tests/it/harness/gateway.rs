@@ -1,0 +1,221 @@
+//! The program itself as a child process: configuration in, log and access log out, ended when dropped.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::peer::{PATIENCE, Peer};
+
+/// What a gateway is started with.
+#[derive(Default)]
+pub(crate) struct Setup {
+    entry_points: Vec<String>,
+    flags: Vec<String>,
+    dynamic: String,
+}
+
+impl Setup {
+    /// One more entry point besides `web`, on a free port of the loopback.
+    pub(crate) fn entry_point(mut self, name: &str) -> Self {
+        self.entry_points.push(name.to_owned());
+        self
+    }
+
+    /// A line of static configuration, as `entryPoints.web.http.sanitizePath=false`.
+    pub(crate) fn flag(mut self, flag: impl AsRef<str>) -> Self {
+        self.flags.push(format!("--{}", flag.as_ref()));
+        self
+    }
+
+    /// The dynamic configuration, in YAML.
+    pub(crate) fn dynamic(mut self, text: impl Into<String>) -> Self {
+        self.dynamic = text.into();
+        self
+    }
+
+    /// Starts the program and waits until it serves.
+    pub(crate) async fn start(self) -> Gateway {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("dynamic.yaml"), &self.dynamic).expect("write");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.arg("run").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+        for name in ["web"].into_iter().chain(self.entry_points.iter().map(String::as_str)) {
+            command.arg(format!("--entryPoints.{name}.address=127.0.0.1:0"));
+        }
+        for (key, name) in [
+            ("providers.file.filename", "dynamic.yaml"),
+            ("log.filePath", "process.log"),
+            ("accessLog.filePath", "access.log"),
+            ("control.socket", "control"),
+        ] {
+            command.arg(format!("--{key}={}", path(name).display()));
+        }
+        command.args(["--log.format=json", "--log.level=DEBUG", "--accessLog.format=json"]);
+        command.args(["--providers.providersThrottleDuration=10ms", "--threads=2"]).args(&self.flags);
+        let output = fs::File::create(path("output")).expect("a file");
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a duplicate")).stderr(output);
+        let child = command.spawn().expect("the program starts");
+        let mut gateway = Gateway { child, folder };
+        gateway.serves().await;
+        gateway
+    }
+}
+
+/// A running gateway.
+pub(crate) struct Gateway {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Gateway {
+    pub(crate) fn setup() -> Setup {
+        Setup::default()
+    }
+
+    /// A gateway with one entry point, `web`, and this dynamic configuration.
+    pub(crate) async fn with(dynamic: impl Into<String>) -> Self {
+        Self::setup().dynamic(dynamic).start().await
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A file of the gateway as text; empty as long as it is not there.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read(self.file(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// What the process has said.
+    pub(crate) fn log(&self) -> String {
+        self.read("process.log")
+    }
+
+    /// Where the entry point `name` listens.
+    pub(crate) fn address_of(&self, name: &str) -> SocketAddr {
+        let words = format!("entry point {name} listens on ");
+        let log = self.log();
+        let at = log.find(&words).unwrap_or_else(|| panic!("{name} does not listen: {log}"));
+        let rest = &log[at + words.len()..];
+        rest[..rest.find('"').expect("a quote")].parse().expect("an address")
+    }
+
+    /// Where `web` listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address_of("web")
+    }
+
+    /// A connection to `web`.
+    pub(crate) async fn connect(&self) -> Peer {
+        Peer::connect(self.address()).await
+    }
+
+    /// The lines of the access log so far.
+    pub(crate) fn access_log(&self) -> Vec<Value> {
+        self.read("access.log")
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect()
+    }
+
+    /// The first line of the access log for which `wanted` holds; waits for it.
+    pub(crate) async fn logged(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let by = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = self.access_log().into_iter().find(&wanted) {
+                return line;
+            }
+            assert!(Instant::now() < by, "no such line: {:#?}", self.access_log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The access log's line of the request for `path`, without its query.
+    pub(crate) async fn logged_path(&self, path: &str) -> Value {
+        self.logged(|line| {
+            let logged = line["RequestPath"].as_str().unwrap_or_default();
+            logged.split('?').next() == Some(path)
+        })
+        .await
+    }
+
+    /// Replaces the dynamic configuration and waits until it is in force, or refused.
+    pub(crate) async fn apply(&self, dynamic: &str) {
+        fs::write(self.file("next.yaml"), dynamic).expect("write");
+        fs::rename(self.file("next.yaml"), self.file("dynamic.yaml")).expect("rename");
+        self.command("reload").await;
+    }
+
+    /// A command over the control socket, as `portcullis reload`; what it printed.
+    pub(crate) async fn command(&self, verb: &str) -> String {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.arg(verb).arg("--control").arg(self.file("control")).stdin(Stdio::null());
+        let output = super::peer::soon(command.output()).await.expect("the command runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
+        // It may have ended by itself.
+        let _ = kill_process(pid, signal);
+    }
+
+    /// Waits until the process has ended by itself; its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let by = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code();
+            }
+            assert!(Instant::now() < by, "it still runs: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Whether the process is alive.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    async fn serves(&mut self) {
+        let by = Instant::now() + PATIENCE;
+        while !self.log().contains("\"serving\"") {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                panic!("it ended with {status}: {}{}", self.read("output"), self.log());
+            }
+            assert!(Instant::now() < by, "it does not serve: {}{}", self.read("output"), self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.signal(Signal::TERM);
+        let by = Instant::now() + Duration::from_millis(300);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < by {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway said:\n{}{}", self.read("output"), self.log());
+        }
+    }
+}
