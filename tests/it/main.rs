@@ -1,5 +1,7 @@
 //! The integration tests, one binary: Pingora is linked once.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say so and stop")]
+
 mod activation;
 mod examples;
 mod front_door;

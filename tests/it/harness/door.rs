@@ -88,7 +88,7 @@ impl App {
             _ => Bytes::from(format!("{line} {length}")),
         };
         let mut header = ResponseHeader::build(200, None)?;
-        if !(session.req_header().version == Version::HTTP_10) {
+        if session.req_header().version != Version::HTTP_10 {
             header.insert_header("Content-Length", answer.len().to_string())?;
         }
         session.set_keepalive(connection.keep_alive());
