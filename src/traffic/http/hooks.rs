@@ -133,7 +133,10 @@ impl ProxyHttp for Hooks {
         } else {
             flight.release_attempt();
         }
-        let retry = from_server && flight.may_retry_exchange(session, reused, error.retry());
+        // Pingora marks what may have been a race with the server's idle timeout. Undecided, the mark panics when asked.
+        error.retry.decide_reuse(reused);
+        let pool_race = error.retry();
+        let retry = from_server && flight.may_retry_exchange(session, reused, pool_race);
         error.set_retry(retry);
         error
     }
@@ -170,6 +173,8 @@ impl ProxyHttp for Hooks {
             return Ok(());
         }
         flight.responding = true;
+        // What went wrong in earlier attempts is over: the client gets a server's answer.
+        flight.fault = None;
         flight.status = response.status.as_u16();
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
