@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::{App, Start};
-use crate::cli::{CheckArgs, Exit};
+use crate::cli::{self, CheckArgs, Exit};
 use crate::config::schema::{DYNAMIC, STATIC};
 use crate::config::tree::Sources;
 use crate::config::{Format, Install, format, json_schema, load, print};
@@ -30,15 +30,15 @@ pub fn run(arguments: &CheckArgs) -> Exit {
     let errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     if arguments.json {
-        println!("{}", to_json(&problems));
+        cli::tell(format_args!("{}\n", to_json(&problems)));
     } else {
         for problem in &problems {
-            println!("{problem}");
+            cli::tell(format_args!("{problem}\n"));
         }
         if problems.is_empty() {
-            println!("the configuration is valid");
+            cli::tell("the configuration is valid\n");
         } else {
-            println!("{errors} errors, {warnings} warnings");
+            cli::tell(format_args!("{errors} errors, {warnings} warnings\n"));
         }
     }
     match (errors, warnings) {
@@ -194,7 +194,7 @@ pub fn print_config(flags: &[String]) -> Exit {
         eprintln!("{problem}");
     }
     match print::effective(&loaded.install, None, Format::Toml) {
-        Ok(text) => println!("{text}"),
+        Ok(text) => cli::tell(text),
         Err(problem) => eprintln!("{problem}"),
     }
     if loaded.problems.has_errors() { Exit::Invalid } else { Exit::Ok }
@@ -202,7 +202,7 @@ pub fn print_config(flags: &[String]) -> Exit {
 
 /// Prints the JSON Schema of configuration files, static and dynamic keys alike.
 pub fn print_schema() -> Exit {
-    println!("{:#}", json_schema::of_files());
+    cli::tell(format_args!("{:#}\n", json_schema::of_files()));
     Exit::Ok
 }
 
@@ -227,7 +227,7 @@ pub fn ask_health(flags: &[String]) -> Exit {
         .and_then(|address| ask(address).map(|status| (address, status)));
     match asked {
         Ok((address, 200)) => {
-            println!("OK: http://{address}/ping");
+            cli::tell(format_args!("OK: http://{address}/ping\n"));
             Exit::Ok
         }
         Ok((address, status)) => {

@@ -1,5 +1,7 @@
 //! The command line: verbs, and what each exit code means.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -231,9 +233,16 @@ impl Cli {
     }
 }
 
+/// Writes to standard output. Whoever reads it may have seen enough and be gone (`portcullis config schema | head`).
+pub fn tell(text: impl Display) {
+    let _ = write!(std::io::stdout(), "{text}");
+}
+
 /// Prints a shell's completion script.
 pub fn print_completions(shell: clap_complete::Shell) {
-    clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut script);
+    tell(String::from_utf8_lossy(&script));
 }
 
 /// Prints the manual page.
@@ -253,12 +262,12 @@ pub fn print_man() -> std::io::Result<()> {
 pub fn print_version(arguments: &VersionArgs) {
     let version = env!("CARGO_PKG_VERSION");
     if arguments.json {
-        println!(
-            "{}",
-            serde_json::json!({ "version": version, "os": std::env::consts::OS, "arch": std::env::consts::ARCH })
-        );
+        let told =
+            serde_json::json!({ "version": version, "os": std::env::consts::OS, "arch": std::env::consts::ARCH });
+        tell(format_args!("{told}\n"));
     } else {
-        println!("Version:      {version}\nOS/Arch:      {}/{}", std::env::consts::OS, std::env::consts::ARCH);
+        let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+        tell(format_args!("Version:      {version}\nOS/Arch:      {os}/{arch}\n"));
     }
 }
 
@@ -272,7 +281,7 @@ pub fn send(arguments: &ControlArgs, command: Command) -> Exit {
                 eprintln!("{problem}");
             }
             if answer.done {
-                println!("{}", answer.message);
+                tell(format_args!("{}\n", answer.message));
                 Exit::Ok
             } else {
                 eprintln!("portcullis: {}", answer.message);

@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 
 use crate::app::App;
 use crate::check;
-use crate::cli::{Exit, ExplainArgs};
+use crate::cli::{self, Exit, ExplainArgs};
 use crate::control::status::Applied;
 use crate::exchange::{Client, Exchange, Original, RequestView, TlsFacts};
 use crate::middleware::Flow;
@@ -23,7 +23,7 @@ use crate::units::Name;
 pub fn run(arguments: &ExplainArgs) -> Exit {
     match answer(arguments) {
         Ok(text) => {
-            print!("{text}");
+            cli::tell(text);
             Exit::Ok
         }
         Err(message) => {
@@ -162,8 +162,7 @@ pub async fn explain(
         if route.as_ref().is_some_and(|winner| Arc::ptr_eq(winner, loser)) {
             continue;
         }
-        let reason = reason
-            .map_or_else(|| "matches too, but ranks lower".to_owned(), |matcher| format!("{matcher} does not match"));
+        let reason = reason.unwrap_or_else(|| "matches too, but ranks lower".to_owned());
         let _ = writeln!(out, "  not        {} (priority {}): {reason}", loser.name, loser.priority);
     }
     let Some(route) = route else { return Ok(out) };

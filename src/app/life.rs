@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pingora::server::configuration::ServerConf;
 use tokio::sync::mpsc;
 
-use crate::cli::Exit;
+use crate::cli::{self, Exit};
 use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Upgrade;
@@ -212,7 +212,7 @@ impl Life {
         let mut commands = self.open_control(is_heir);
         log::info!(event = "serving", pid = std::process::id(); "serving");
         if let Some(invitation) = invitation {
-            println!("{invitation}");
+            cli::tell(invitation);
         }
         self.serve(&doors, &mut signals, &mut commands, bond).await
     }

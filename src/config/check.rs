@@ -24,6 +24,8 @@ pub struct BrokenObject {
     pub name: Box<str>,
     /// What is wrong with it.
     pub problems: Box<[Problem]>,
+    /// What is left of it without what is wrong.
+    pub rest: Node,
 }
 
 /// What is done with keys at the root that are not in the table.
@@ -199,6 +201,7 @@ impl Walk<'_> {
                 kind: self.path.clone(),
                 name: (&*key.name).into(),
                 problems: self.found.problems.get(start..).unwrap_or_default().into(),
+                rest: std::mem::replace(node, Node::empty(node.span)),
             });
             false
         });

@@ -101,7 +101,8 @@ pub enum RuleSyntax {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Providers {
-    /// Least time between two changes of one provider.
+    /// Least time between two changes that come into force. Traefik waits for two seconds; here a change is to be in force
+    /// within one.
     pub providers_throttle_duration: Duration,
     /// Providers in the order in which their routers win, all else being equal.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -122,9 +123,12 @@ impl Providers {
     }
 }
 
+/// Half of what a change may take, so that one which comes right after another is in time, too.
+const THROTTLE: Duration = Duration::from_millis(500);
+
 impl Default for Providers {
     fn default() -> Self {
-        Self { providers_throttle_duration: Duration::from_secs(2), precedence: Vec::new(), each: BTreeMap::new() }
+        Self { providers_throttle_duration: THROTTLE, precedence: Vec::new(), each: BTreeMap::new() }
     }
 }
 

@@ -40,7 +40,11 @@ impl Routing {
     pub(super) fn read(mut root: Node, checked: Checked, sources: &Sources, provider: &str) -> (Self, Problems) {
         let mut routing = Self::default();
         let mut reader = Reader { sources, provider, names: Names::default(), problems: checked.problems };
-        for BrokenObject { kind, name, problems } in checked.broken {
+        let mut places = Vec::new();
+        for BrokenObject { kind, name, problems, rest } in checked.broken {
+            if kind == "http.routers" && !asks_for_tls(&name, &problems) {
+                places.push((Name::qualified(&name, provider), rest));
+            }
             if let Some(broken) = routing.broken(&kind) {
                 broken.insert(Name::qualified(&name, provider), problems);
             }
@@ -53,6 +57,13 @@ impl Routing {
             reader.objects(&mut http, "serversTransports", &mut broken.servers_transports, settings);
         http_of.services = reader.objects(&mut http, "services", &mut broken.services, settings);
         http_of.routers = reader.objects(&mut http, "routers", &mut broken.routers, Router::read);
+        // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router below it, which
+        // may ask for less.
+        for (name, rest) in places {
+            if let Ok(router) = Router::read(&rest, sources, &mut reader.names) {
+                http_of.routers.insert(name, Arc::new(router));
+            }
+        }
         (routing, reader.problems.into_iter().collect())
     }
 
@@ -66,6 +77,14 @@ impl Routing {
             _ => None,
         }
     }
+}
+
+/// Whether a router is broken because it is for TLS only: requests in plain HTTP were never its own.
+fn asks_for_tls(name: &str, problems: &[Problem]) -> bool {
+    let path = format!("http.routers.{name}.tls");
+    problems.iter().any(|problem| {
+        problem.path.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    })
 }
 
 struct Reader<'a> {

@@ -79,13 +79,14 @@ fn invitation(web: SocketAddr, api: SocketAddr) -> String {
         "\
 Portcullis is running. Try, in another terminal:
 
-  curl http://{web}/                        three servers in turn, weights 3, 2 and 1
+  curl http://{web}/                        three servers in turn: one of weight 3, two of 2, three of 1
   curl -H 'Accept: application/json' http://{web}/
-  curl http://{web}/api/users               a prefix that the server does not see
+                                            the same as JSON
+  curl http://{web}/api/users               a prefix that the server does not see: it is asked for /users
   for i in $(seq 8); do curl -s -o /dev/null -w '%{{http_code}} ' http://{web}/limited; done; echo
-                                            five at once, then one each second
-  curl -i http://{web}/old/page             a redirect
-  curl http://{api}/api/http/routers        what runs
+                                            five at once, then one each second: 429 for the others
+  curl -i http://{web}/old/page             a redirect to /api/page
+  curl http://{api}/api/http/routers        what runs; in a browser: http://{api}/dashboard/
   curl http://{api}/metrics                 what was counted
   curl http://{api}/ping                    whether it is well
 

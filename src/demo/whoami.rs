@@ -10,7 +10,7 @@ use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
-use crate::cli::{Exit, WhoamiArgs};
+use crate::cli::{self, Exit, WhoamiArgs};
 use crate::exchange::{Client, Fault};
 use crate::process::Signals;
 use crate::traffic::entrypoint::{self, Observer};
@@ -24,7 +24,7 @@ pub fn run(arguments: &WhoamiArgs, mut signals: Signals) -> Exit {
             return Exit::Failed;
         }
     };
-    println!("{} listens on http://{bound}", arguments.name);
+    cli::tell(format_args!("{} listens on http://{bound}\n", arguments.name));
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Exit::Failed };
     match runtime.block_on(signals.next()) {
         Ok(_) => Exit::Ok,

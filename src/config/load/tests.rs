@@ -76,6 +76,7 @@ fn entry_points_that_nobody_wrote() {
     );
 }
 
+/// All but two: the log's level and the throttle, each with a note in the table of keys.
 #[test]
 fn the_defaults_are_those_of_traefik() {
     let install = load("a.yaml", "entryPoints: {web: {address: ':80', proxyProtocol: {insecure: true}}}\naccessLog: {}\nmetrics: {prometheus: {}}\napi: {}\nping: {}", &[], &[]).install;
@@ -90,7 +91,7 @@ fn the_defaults_are_those_of_traefik() {
         ("/entryPoints/web/http2/maxConcurrentStreams", serde_json::json!(250)),
         ("/entryPoints/web/proxyProtocol/trustedIPs", serde_json::json!([])),
         ("/entryPoints/web/observability/accessLogs", serde_json::json!(true)),
-        ("/providers/providersThrottleDuration", serde_json::json!("2s")),
+        ("/providers/providersThrottleDuration", serde_json::json!("500ms")),
         ("/accessLog/fields/defaultMode", serde_json::json!("keep")),
         ("/accessLog/fields/headers/defaultMode", serde_json::json!("drop")),
         ("/metrics/prometheus/buckets", serde_json::json!([0.1, 0.3, 1.2, 5.0])),
