@@ -399,7 +399,7 @@ fn nothing_runs_forever_or_fills_memory() {
     }
     for deep in [
         "{{ if 1 }}".repeat(5000),
-        format!("{{{{ {}", "(".repeat(100_000)),
+        format!("{{{{ {} }}}}", "(".repeat(100_000)),
         format!("{{{{ if 1 }}}}{}", "{{ else if 1 }}".repeat(5000)),
     ] {
         let problem = render(&deep, "f", &environment).expect_err("too deep").to_string();

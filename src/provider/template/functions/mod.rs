@@ -188,11 +188,7 @@ pub(super) fn nearest<'n>(written: &str, names: impl Iterator<Item = &'n str>) -
     if written.len() > 64 {
         return None;
     }
-    let farthest = match written.chars().count() {
-        0..=2 => 1,
-        3..=6 => 2,
-        _ => 3,
-    };
+    let farthest = (written.chars().count() / 3).clamp(1, 3);
     let distance = |name: &&str| strsim::damerau_levenshtein(&name.to_lowercase(), &written.to_lowercase());
     let near = names.map(|name| (distance(&name), name)).filter(|(distance, _)| *distance <= farthest);
     near.min().map(|(_, name)| name)

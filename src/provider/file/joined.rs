@@ -1,0 +1,155 @@
+//! Several files as one configuration: of a name that is written twice, the first counts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::found::problem_at;
+use crate::config::Routing;
+use crate::config::http::{Broken, Http};
+use crate::problem::{Problem, Severity};
+use crate::units::Name;
+
+/// Most names written twice that are listed.
+const LISTED_LIMIT: usize = 100;
+
+/// Kinds of objects, as they are written below `http`.
+const KINDS: [&str; 4] = ["routers", "services", "middlewares", "serversTransports"];
+
+/// One file of several.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'f> {
+    pub(super) path: &'f Path,
+    pub(super) routing: &'f Arc<Routing>,
+    /// Whether the file is not there at the moment: it may come back, or come back under another name.
+    pub(super) is_gone: bool,
+}
+
+/// Joins files in their order.
+pub(super) fn join(files: &[Part<'_>]) -> (Arc<Routing>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut unlisted = 0;
+    match files {
+        [] => return (Arc::default(), problems),
+        [only] => return (only.routing.clone(), problems),
+        _ => {}
+    }
+    let mut joined = Routing::default();
+    for (index, Part { path, routing, is_gone }) in files.iter().enumerate() {
+        let mut added = Routing::clone(routing);
+        for kind in KINDS {
+            for name in names(&routing.http, kind) {
+                if !holds(&joined, kind, name) {
+                    continue;
+                }
+                remove(&mut added.http, kind, name);
+                if *is_gone {
+                    continue;
+                }
+                if problems.len() >= LISTED_LIMIT {
+                    unlisted += 1;
+                    continue;
+                }
+                let first = files.iter().take(index).find(|part| holds(part.routing, kind, name));
+                let first = first.map_or_else(String::new, |part| part.path.display().to_string());
+                let message = format!("is written in {first} too; what is written there counts");
+                problems.push(warning(path, &format!("http.{kind}.{}", name.local()), message));
+            }
+        }
+        joined.merge(added);
+    }
+    if let (Some(last), true) = (files.last(), unlisted > 0) {
+        problems.push(warning(last.path, "http", format!("{unlisted} more names are written in several files")));
+    }
+    (Arc::new(joined), problems)
+}
+
+/// Whether an object is written here, usable or not.
+pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
+    let Routing { http: Http { routers, services, middlewares, servers_transports, broken } } = routing;
+    match kind {
+        "routers" => routers.contains_key(name) || broken.routers.contains_key(name),
+        "services" => services.contains_key(name) || broken.services.contains_key(name),
+        "middlewares" => middlewares.contains_key(name) || broken.middlewares.contains_key(name),
+        "serversTransports" => servers_transports.contains_key(name) || broken.servers_transports.contains_key(name),
+        _ => false,
+    }
+}
+
+fn names<'h>(http: &'h Http, kind: &str) -> Vec<&'h Name> {
+    let Broken { routers, services, middlewares, servers_transports } = &http.broken;
+    match kind {
+        "routers" => http.routers.keys().chain(routers.keys()).collect(),
+        "services" => http.services.keys().chain(services.keys()).collect(),
+        "middlewares" => http.middlewares.keys().chain(middlewares.keys()).collect(),
+        _ => http.servers_transports.keys().chain(servers_transports.keys()).collect(),
+    }
+}
+
+fn remove(http: &mut Http, kind: &str, name: &Name) {
+    let broken = match kind {
+        "routers" => {
+            http.routers.remove(name);
+            &mut http.broken.routers
+        }
+        "services" => {
+            http.services.remove(name);
+            &mut http.broken.services
+        }
+        "middlewares" => {
+            http.middlewares.remove(name);
+            &mut http.broken.middlewares
+        }
+        _ => {
+            http.servers_transports.remove(name);
+            &mut http.broken.servers_transports
+        }
+    };
+    broken.remove(name);
+}
+
+fn warning(path: &Path, at: &str, message: String) -> Problem {
+    Problem { severity: Severity::Warning, ..problem_at(path, message).under(at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Format;
+    use crate::config::load;
+
+    fn routing(text: &str) -> Arc<Routing> {
+        Arc::new(load::dynamic(text, Format::Yaml, "f", "file").0)
+    }
+
+    fn part<'f>(path: &'f str, routing: &'f Arc<Routing>) -> Part<'f> {
+        Part { path: Path::new(path), routing, is_gone: false }
+    }
+
+    fn router(name: &str, path: &str) -> String {
+        format!("http: {{routers: {{{name}: {{rule: 'Path(`{path}`)', service: x}}}}}}")
+    }
+
+    #[test]
+    fn the_first_of_two_counts_and_the_second_is_said() {
+        let (a, b) = (routing(&router("web", "/a")), routing(&router("web", "/b")));
+        let c = routing(&router("api", "/c"));
+        let gone = routing(&router("api", "/gone"));
+        let (joined, problems) = join(&[
+            part("a.yaml", &a),
+            part("b.yaml", &b),
+            part("c.yaml", &c),
+            Part { is_gone: true, ..part("d.yaml", &gone) },
+        ]);
+        let rules = joined.http.routers.values().map(|router| &*router.rule).collect::<Vec<_>>();
+        assert_eq!(rules, ["Path(`/c`)", "Path(`/a`)"]);
+        let said = problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let expected = "b.yaml: warning: http.routers.web: is written in a.yaml too; what is written there counts";
+        assert_eq!(said, [expected]);
+    }
+
+    #[test]
+    fn a_single_file_is_not_copied() {
+        let a = routing(&router("web", "/a"));
+        assert!(Arc::ptr_eq(&join(&[part("a.yaml", &a)]).0, &a));
+    }
+}
