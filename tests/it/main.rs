@@ -10,3 +10,4 @@ mod harness;
 mod proxied;
 mod smuggling;
 mod tidy;
+mod upstream_failures;
