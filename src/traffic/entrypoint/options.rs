@@ -90,7 +90,7 @@ impl Default for Timeouts {
             read: Some(Duration::from_secs(60)),
             write: None,
             idle: Some(Duration::from_secs(180)),
-            half_closed: Duration::from_secs(30),
+            half_closed: Duration::from_secs(5),
             linger: Duration::from_secs(2),
         }
     }

@@ -147,7 +147,9 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         flight: &mut Flight,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            upstream::check_switch(session.req_header())?;
+        } else if response.status.is_informational() {
             return Ok(());
         }
         flight.note_answer(response.status);

@@ -1,8 +1,11 @@
 //! A reply of ours on its way to the client: up through the middlewares, then out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use futures_util::FutureExt;
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
 use pingora::ErrorType;
 use pingora::prelude::{Error, ErrorSource, Result};
 use pingora_proxy::Session;
@@ -15,8 +18,10 @@ use super::{Flight, Gateway};
 /// Says that the gateway answered, not a server, and why: the fault's code.
 pub(super) const ERROR_HEADER: HeaderName = HeaderName::from_static("x-portcullis-error");
 
-/// Largest request body that is read and thrown away so that the client's connection can be kept, in bytes.
-const DRAIN_LIMIT_BYTES: u64 = 64 * 1024;
+/// Most of a request body that is read and thrown away so that the client's connection can be kept, in bytes.
+const DRAIN_LIMIT_BYTES: u64 = 256 * 1024;
+/// Longest that the client may take for it.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a failed exchange is called, and whether somebody is left to be told.
 pub(super) struct Failure {
@@ -26,13 +31,18 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn of(error: &Error, flight: &Flight) -> Self {
-        if upstream::is_client_gone(error) {
-            return Self { fault: Fault::ClientGone, client_is_there: false };
-        }
+        let body_fault = flight.connection.as_ref().and_then(|connection| connection.body_fault());
         let fault = match (error.esource(), error.etype()) {
+            // The front door knows why a request body could not be read; Pingora has only seen that it could not.
+            (ErrorSource::Downstream, ErrorType::ReadError | ErrorType::ReadTimedout | ErrorType::ConnectionClosed)
+                if body_fault.is_some() =>
+            {
+                body_fault.unwrap_or(Fault::ClientGone)
+            }
+            _ if upstream::is_client_gone(error) => Fault::ClientGone,
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Fault::BodyTimeout,
             (ErrorSource::Downstream, ErrorType::WriteTimedout) => Fault::ClientGone,
-            (ErrorSource::Downstream, _) => Fault::BadRequest,
+            (ErrorSource::Downstream, _) => body_fault.unwrap_or(Fault::BadRequest),
             (ErrorSource::Upstream, _) => flight.fault.unwrap_or_else(|| upstream::fault_of(error, Phase::Exchange)),
             _ => flight.fault.unwrap_or(Fault::Internal),
         };
@@ -62,14 +72,19 @@ impl Gateway {
                 .chunk(&mut body, true)
                 .map_err(|abort| Error::explain(ErrorType::InternalError, abort.reason))?;
         }
-        let keep_alive = flight.connection.as_ref().and_then(|connection| connection.keep_alive());
-        let drained = keep_alive.is_some() && drain(session).await;
-        session.set_keepalive(keep_alive.filter(|_| drained));
+        skim(session).await;
+        let may_go_on = session.is_body_done() || !expects_word(session);
+        let connection = flight.connection.as_ref().filter(|it| may_go_on && it.body_fault().is_none());
+        let keep_alive = connection.and_then(|connection| connection.keep_alive());
+        session.set_keepalive(keep_alive);
         flight.responding = true;
         let body = body.filter(|_| session.req_header().method != Method::HEAD && has_body(reply.header.status));
         session.write_response_header(Box::new(reply.header), body.is_none()).await?;
         session.write_response_body(body, true).await?;
-        if let Some(connection) = flight.connection.as_ref().filter(|_| drained) {
+        // Pingora lets go of the connection after a failure towards a server; the front door keeps it if all was read.
+        if let Some(connection) = flight.connection.as_ref().filter(|_| keep_alive.is_some())
+            && drain(session).await
+        {
             connection.set_reusable();
         }
         Ok(())
@@ -120,26 +135,45 @@ fn has_body(status: StatusCode) -> bool {
     !status.is_informational() && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
 }
 
-/// Reads what is left of the request body, up to a bound. Whether nothing is left, so that the connection can go on.
+/// Whether the client waits for our word before it sends its body (RFC 9110 §10.1.1). Nobody can tell whether it sends it after
+/// a final answer.
+fn expects_word(session: &Session) -> bool {
+    session.req_header().headers.contains_key(EXPECT)
+}
+
+/// Throws away what has come of the request body already, without waiting for more: the answer does not wait for the client.
+async fn skim(session: &mut Session) {
+    let mut read = 0;
+    while !session.is_body_done() && read < DRAIN_LIMIT_BYTES {
+        let next = tokio::task::unconstrained(session.downstream_session.read_request_body());
+        match next.now_or_never() {
+            Some(Ok(Some(chunk))) => read += chunk.len() as u64,
+            _ => return,
+        }
+    }
+}
+
+/// Reads what is left of the request body after the answer, up to a bound. Whether nothing is left, so that the connection can
+/// go on.
 async fn drain(session: &mut Session) -> bool {
     if session.is_body_done() {
         return true;
     }
-    if session.req_header().headers.contains_key(http::header::EXPECT) {
-        // The client waits for our word before it sends; it would wait in vain.
+    if session.req_header().version == Version::HTTP_2 || expects_word(session) {
         return false;
     }
-    let mut read = 0;
-    loop {
-        match session.downstream_session.read_request_body().await {
-            Ok(Some(chunk)) => read += chunk.len() as u64,
-            Ok(None) => return true,
-            Err(_) => return false,
+    let rest = async {
+        let mut read = 0;
+        while read < DRAIN_LIMIT_BYTES {
+            match session.downstream_session.read_request_body().await {
+                Ok(Some(chunk)) => read += chunk.len() as u64,
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
         }
-        if read > DRAIN_LIMIT_BYTES {
-            return false;
-        }
-    }
+        false
+    };
+    tokio::time::timeout(DRAIN_LIMIT, rest).await.unwrap_or(false)
 }
 
 #[cfg(test)]

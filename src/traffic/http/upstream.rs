@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{StatusCode, Uri};
+use http::{StatusCode, Uri, Version};
 use pingora::ErrorType;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorSource, Result};
@@ -55,6 +55,17 @@ pub(super) fn address(request: &mut RequestHeader, selection: &Selection) -> Res
         }
     }
     Ok(())
+}
+
+/// A server may change the protocol only if the client has asked for it (RFC 9110 §7.8); otherwise its bytes would pass for
+/// responses.
+pub(super) fn check_switch(request: &RequestHeader) -> Result<()> {
+    if request.version == Version::HTTP_11 && request.headers.contains_key(UPGRADE) {
+        return Ok(());
+    }
+    let mut error = Error::explain(ErrorType::InvalidHTTPHeader, "the server changes the protocol unasked");
+    error.as_up();
+    Err(error)
 }
 
 /// Removes from a server's answer what concerns its own connection only (RFC 9110 §7.6.1), and what only we may say.
