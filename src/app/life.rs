@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use pingora::server::configuration::ServerConf;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::cli::{self, Exit};
 use crate::observe;
@@ -155,14 +157,18 @@ fn bracketed(host: &str) -> String {
 impl Ready {
     fn live(self, signals: Signals, inheritance: Option<Inheritance>) -> Exit {
         let Self { app, access_log, listeners, control, traffic, handover, invitation, log } = self;
+        let (sender, commands) = mpsc::channel(WAITING_COMMANDS);
         let life = Life {
             app: Arc::new(app),
             access_log,
             handover,
             supervisor: Supervisor::from_environment(),
             traffic: traffic.handle().clone(),
+            sender,
+            taking_commands: Mutex::new(None),
         };
-        let exit = control.block_on(life.live(listeners, inheritance, signals, invitation));
+        let events = Events { signals, commands };
+        let exit = control.block_on(life.live(listeners, inheritance, events, invitation));
         traffic.shutdown_timeout(RUNTIME_ENDS_WITHIN);
         control.shutdown_timeout(RUNTIME_ENDS_WITHIN);
         drop(log);
@@ -176,6 +182,16 @@ struct Life {
     handover: Option<Handover>,
     supervisor: Supervisor,
     traffic: tokio::runtime::Handle,
+    /// Where commands go. Held for ever, so that the other end never sees an end of commands.
+    sender: mpsc::Sender<Request>,
+    /// The control socket's task.
+    taking_commands: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the process is told from outside.
+struct Events {
+    signals: Signals,
+    commands: mpsc::Receiver<Request>,
 }
 
 /// What ended the serving.
@@ -191,10 +207,10 @@ impl Life {
         self,
         listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>,
         inheritance: Option<Inheritance>,
-        mut signals: Signals,
+        mut events: Events,
         invitation: Option<String>,
     ) -> Exit {
-        let is_heir = inheritance.is_some();
+        let takes_over = if inheritance.is_some() { TakesOver::Predecessor } else { TakesOver::Nobody };
         let inheritance = match await_turn(inheritance).await {
             Ok(inheritance) => inheritance,
             Err(exit) => return exit,
@@ -206,74 +222,72 @@ impl Life {
                 return Exit::Failed;
             }
         };
+        // First the commands: whoever is told that this process accepts may send one at once.
+        self.take_commands(takes_over).await;
         let bond = inheritance.map(Inheritance::accepting);
         self.supervisor.ready();
         self.start_background();
-        let mut commands = self.open_control(is_heir);
         log::info!(event = "serving", pid = std::process::id(); "serving");
         if let Some(invitation) = invitation {
             cli::tell(invitation);
         }
-        self.serve(&doors, &mut signals, &mut commands, bond).await
+        self.serve(&doors, &mut events, bond).await
     }
 
     /// Serves, hands over, takes back, drains; returns when it is over.
-    async fn serve(
-        &self,
-        doors: &Arc<Doors>,
-        signals: &mut Signals,
-        commands: &mut mpsc::Receiver<Request>,
-        mut bond: Option<Bond>,
-    ) -> Exit {
+    async fn serve(&self, doors: &Arc<Doors>, events: &mut Events, mut bond: Option<Bond>) -> Exit {
         loop {
-            match self.wait_for_end(doors, signals, commands).await {
+            let watchdog = self.feed_watchdog();
+            let end = self.wait_for_end(doors, events).await;
+            // Whatever the end is, our own predecessor is not to take over again when this process is gone.
+            if let Some(bond) = bond.take() {
+                bond.leave();
+            }
+            match end {
                 End::Stop => {
-                    if let Some(bond) = bond.take() {
-                        bond.leave();
-                    }
                     self.supervisor.stopping();
                     self.app.terminating.store(true, Ordering::Relaxed);
-                    self.drain(doors, Cause::Stop, signals).await;
+                    self.drain(doors, Cause::Stop, &mut events.signals).await;
                     return Exit::Ok;
                 }
-                End::Succeeded(mut successor) => {
-                    let drained = tokio::select! {
-                        () = self.drain(doors, Cause::HandedOver, signals) => true,
-                        departure = successor.departure() => match departure {
-                            Departure::Left => {
-                                // The successor was stopped on purpose; nobody is to serve any longer.
-                                self.drain(doors, Cause::HandedOver, signals).await;
-                                true
-                            }
-                            Departure::Died(how) => {
-                                log::error!(event = "successor-died"; "the new process died ({how}): serving again");
-                                false
-                            }
-                        },
-                    };
-                    if drained {
-                        if let Some(bond) = bond.take() {
-                            bond.leave();
-                        }
+                End::Succeeded(successor) => {
+                    // The successor is watched from now on.
+                    watchdog.abort();
+                    if self.follow(doors, successor, &mut events.signals).await {
                         log::info!(event = "handed-over"; "the new process serves; this one ends");
                         return Exit::Ok;
                     }
                     drain::resume(&**doors);
+                    self.take_commands(TakesOver::Predecessor).await;
                     self.supervisor.ready();
                 }
             }
         }
     }
 
-    async fn wait_for_end(
-        &self,
-        doors: &Arc<Doors>,
-        signals: &mut Signals,
-        commands: &mut mpsc::Receiver<Request>,
-    ) -> End {
+    /// Drains while the successor serves. Whether that is over; `false` if the successor died and this process is needed again.
+    async fn follow(&self, doors: &Arc<Doors>, mut successor: Successor, signals: &mut Signals) -> bool {
+        let departure = tokio::select! {
+            () = self.drain(doors, Cause::HandedOver, signals) => return true,
+            departure = successor.departure() => departure,
+        };
+        match departure {
+            // It was stopped on purpose; nobody is to serve any longer.
+            Departure::Left => {
+                self.drain(doors, Cause::HandedOver, signals).await;
+                true
+            }
+            Departure::Died(how) => {
+                log::error!(event = "successor-died"; "the new process died ({how}): serving again");
+                false
+            }
+        }
+    }
+
+    async fn wait_for_end(&self, doors: &Arc<Doors>, events: &mut Events) -> End {
         loop {
             let (command, reply) = tokio::select! {
-                signal = signals.next() => match signal {
+                signal = events.signals.next() => match signal {
                     Ok(Signal::Terminate | Signal::Interrupt | Signal::Quit) => return End::Stop,
                     Ok(Signal::Reload) => (Command::Reload, None),
                     Ok(Signal::ReopenLogs) => (Command::ReopenLogs, None),
@@ -283,9 +297,9 @@ impl Life {
                         return End::Stop;
                     }
                 },
-                Some(request) = commands.recv() => (request.command, Some(request.reply)),
+                Some(request) = events.commands.recv() => (request.command, Some(request.reply)),
             };
-            let (answer, end) = self.carry_out(command, doors).await;
+            let (answer, end) = self.carry_out(command, doors, &mut events.signals).await;
             if !answer.done {
                 log::error!("{}", answer.message);
             }
@@ -299,20 +313,23 @@ impl Life {
         }
     }
 
-    async fn carry_out(&self, command: Command, doors: &Arc<Doors>) -> (Answer, Option<End>) {
+    async fn carry_out(&self, command: Command, doors: &Arc<Doors>, signals: &mut Signals) -> (Answer, Option<End>) {
         match command {
             Command::Reload => (self.reload().await, None),
             Command::ReopenLogs => (self.reopen_logs(), None),
             Command::Status => (self.status(doors), None),
             Command::Drain => (Answer::done("draining"), Some(End::Stop)),
-            Command::Upgrade => match self.upgrade(doors).await {
+            Command::Upgrade => match self.upgrade(doors, signals).await {
                 Ok(successor) => {
                     let message = format!("the new process {} serves", successor.pid());
                     (Answer::done(message), Some(End::Succeeded(successor)))
                 }
-                Err(message) => {
+                Err(NotUpgraded::Failed(message)) => {
                     self.app.metrics.upgraded(Upgrade::Failed);
                     (Answer::refused(message), None)
+                }
+                Err(NotUpgraded::Stopped) => {
+                    (Answer::refused("this process was told to end before the new one was ready"), Some(End::Stop))
                 }
             },
         }
@@ -366,18 +383,31 @@ impl Life {
     }
 
     /// Starts the program on disk, hands the sockets over and waits until it accepts.
-    async fn upgrade(&self, doors: &Doors) -> Result<Successor, String> {
-        let Some(handover) = &self.handover else { return Err("the program's file was not found at start".to_owned()) };
-        let sockets = doors.duplicates().map_err(|error| format!("the sockets cannot be handed over: {error}"))?;
+    async fn upgrade(&self, doors: &Doors, signals: &mut Signals) -> Result<Successor, NotUpgraded> {
+        let failed = |message: String| NotUpgraded::Failed(message);
+        let handover =
+            self.handover.as_ref().ok_or_else(|| failed("the program's file was not found at start".to_owned()))?;
+        let sockets =
+            doors.duplicates().map_err(|error| failed(format!("the sockets cannot be handed over: {error}")))?;
         let borrowed: Vec<_> =
             sockets.iter().map(|(name, socket): &(SocketName, OwnedFd)| (name.clone(), socket.as_fd())).collect();
         let started = Instant::now();
-        let heir = handover.begin(&borrowed).await.map_err(|failure| failure.to_string())?;
+        let heir = tokio::select! {
+            heir = handover.begin(&borrowed) => heir.map_err(|failure| failed(failure.to_string()))?,
+            () = told_to_end(signals) => return Err(NotUpgraded::Stopped),
+        };
         // Lines that wait in our buffer must not come after the new process's.
         if let Some(log) = &self.access_log {
             log.flush();
         }
-        let successor = heir.go().await.map_err(|failure| failure.to_string())?;
+        let successor = match heir.go().await {
+            Ok(successor) => successor,
+            Err(failure) => {
+                // It may have come so far as to take the control socket.
+                self.take_commands(TakesOver::Predecessor).await;
+                return Err(failed(failure.to_string()));
+            }
+        };
         log::info!(event = "upgraded", milliseconds = started.elapsed().as_millis() as u64; "the new process {} accepts", successor.pid());
         self.app.metrics.upgraded(Upgrade::Done);
         Ok(successor)
@@ -386,7 +416,7 @@ impl Life {
     async fn drain(&self, doors: &Arc<Doors>, cause: Cause, signals: &mut Signals) {
         let plan = options::drain(&self.app.install);
         log::info!(event = "draining"; "draining: {}", drain::Door::active(&**doors));
-        let outcome = drain::run(Drain::new(plan, cause, Instant::now()), doors.clone(), second_signal(signals)).await;
+        let outcome = drain::run(Drain::new(plan, cause, Instant::now()), doors.clone(), told_to_end(signals)).await;
         if let drain::Outcome::Cut(left) = outcome {
             log::warn!(event = "cut"; "time is up, cut: {left}");
         }
@@ -413,11 +443,14 @@ impl Life {
         Ok(Doors::new(handles))
     }
 
-    /// Providers, the pipeline and the watchdog.
+    /// Providers and the pipeline.
     fn start_background(&self) {
         let throttle = self.app.install.providers.providers_throttle_duration.or_zero();
         tokio::spawn(self.app.pipeline.clone().run(throttle));
         self.app.watch_providers();
+    }
+
+    fn feed_watchdog(&self) -> JoinHandle<()> {
         let supervisor = self.supervisor.clone();
         let traffic = self.traffic.clone();
         tokio::spawn(async move {
@@ -428,26 +461,34 @@ impl Life {
                     async move { probe.await.unwrap_or(false) }
                 })
                 .await;
-        });
+        })
     }
 
-    fn open_control(&self, is_heir: bool) -> mpsc::Receiver<Request> {
-        let (sender, receiver) = mpsc::channel(WAITING_COMMANDS);
+    /// Binds the control socket, also when it was ours before and a successor had taken it.
+    async fn take_commands(&self, takes_over: TakesOver) {
+        let before = self.taking_commands.lock().take();
+        if let Some(task) = before {
+            task.abort();
+            // It is over only when its socket is gone, which must not be after the new one has come.
+            let _ = task.await;
+        }
         let setting = self.app.install.control.socket.as_deref().map(Path::new);
-        let takes_over = if is_heir { TakesOver::Predecessor } else { TakesOver::Nobody };
         match command::socket_path(setting).and_then(|path| Control::bind(&path, takes_over)) {
             Ok(control) => {
                 log::info!(event = "control"; "commands are taken at {}", control.path().display());
-                tokio::spawn(control.serve(sender));
+                *self.taking_commands.lock() = Some(tokio::spawn(control.serve(self.sender.clone())));
             }
-            Err(problem) => {
-                log::warn!("no commands will be taken: {problem}");
-                // Kept open, or the receiver would report its end for ever.
-                std::mem::forget(sender);
-            }
+            Err(problem) => log::warn!("no commands will be taken: {problem}"),
         }
-        receiver
     }
+}
+
+/// Why an upgrade came to nothing.
+enum NotUpgraded {
+    /// It failed; this process serves on.
+    Failed(String),
+    /// A signal came that ends this process.
+    Stopped,
 }
 
 /// Idle connections to servers that are kept, all servers together.
@@ -472,7 +513,7 @@ async fn await_turn(inheritance: Option<Inheritance>) -> Result<Option<Inheritan
 }
 
 /// Resolves when a signal asks to end at once.
-async fn second_signal(signals: &mut Signals) {
+async fn told_to_end(signals: &mut Signals) {
     loop {
         match signals.next().await {
             Ok(Signal::Terminate | Signal::Interrupt | Signal::Quit) => return,

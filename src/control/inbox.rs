@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -33,6 +34,8 @@ pub struct Published {
 #[derive(Default)]
 pub struct Inbox {
     published: Mutex<BTreeMap<Arc<str>, Published>>,
+    /// Counts what was published.
+    version: AtomicU64,
     changed: Notify,
 }
 
@@ -42,9 +45,15 @@ impl Inbox {
         Updates { inbox: self.clone(), provider: provider.into() }
     }
 
-    /// Everything published so far.
-    pub fn contents(&self) -> BTreeMap<Arc<str>, Published> {
-        self.published.lock().clone()
+    /// Everything published so far, and the version that it is.
+    pub fn contents(&self) -> (BTreeMap<Arc<str>, Published>, u64) {
+        let published = self.published.lock();
+        (published.clone(), self.version())
+    }
+
+    /// Changes with everything that is published.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
     }
 
     /// Waits until something has been published since the last time.
@@ -76,6 +85,7 @@ impl Updates {
             return;
         }
         published.insert(self.provider.clone(), Published { routing, problems, failed: false, locate });
+        self.inbox.version.fetch_add(1, Ordering::SeqCst);
         drop(published);
         self.inbox.changed.notify_one();
     }
@@ -91,6 +101,7 @@ impl Updates {
         });
         entry.problems = problems.into_iter().collect();
         entry.failed = true;
+        self.inbox.version.fetch_add(1, Ordering::SeqCst);
         drop(published);
         self.inbox.changed.notify_one();
     }

@@ -1,6 +1,7 @@
 //! Inbox → throttle → merge → compile → swap → status. The only writer of [`Current`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -40,13 +41,24 @@ pub struct Pipeline {
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     built: Mutex<Option<Built>>,
+    /// The version of the inbox that is in force.
+    applied: AtomicU64,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
 impl Pipeline {
     /// A pipeline from `inbox` to `current`.
     pub fn new(inbox: Arc<Inbox>, kit: Kit, current: Arc<Current>, status: Arc<Status>, metrics: Arc<Metrics>) -> Self {
-        Self { inbox, kit, current, status, metrics, built: Mutex::new(None), outcome: watch::Sender::new(None) }
+        Self {
+            inbox,
+            kit,
+            current,
+            status,
+            metrics,
+            built: Mutex::new(None),
+            applied: AtomicU64::new(0),
+            outcome: watch::Sender::new(None),
+        }
     }
 
     /// How the newest application ended; changes with each.
@@ -58,6 +70,10 @@ impl Pipeline {
     pub async fn run(self: Arc<Self>, throttle: Duration) {
         loop {
             self.inbox.changed().await;
+            if self.applied.load(Ordering::SeqCst) == self.inbox.version() {
+                // A reload that somebody waits for has been quicker.
+                continue;
+            }
             let pipeline = self.clone();
             // Compiling may take seconds for a million routes; probes and the API share this runtime.
             if let Err(error) = tokio::task::spawn_blocking(move || pipeline.apply()).await {
@@ -71,7 +87,7 @@ impl Pipeline {
     pub fn apply(&self) -> Outcome {
         let mut built = self.built.lock();
         let started = Instant::now();
-        let published = self.inbox.contents();
+        let (published, version) = self.inbox.contents();
         let mut routing = Routing::default();
         for published in published.values() {
             routing.merge(Routing::clone(&published.routing));
@@ -91,6 +107,7 @@ impl Pipeline {
             took: started.elapsed(),
             at: SystemTime::now(),
         };
+        self.applied.store(version, Ordering::SeqCst);
         self.status.set(&next, &outcome);
         *built = Some(next);
         self.count(&outcome);

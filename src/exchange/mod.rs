@@ -24,7 +24,7 @@ pub use client::{Client, TlsFacts};
 pub use fault::Fault;
 pub use outcome::AttemptOutcome;
 pub use reply::Reply;
-pub use retry::{Ending, FailedAttempt, KeptBody, RetryPolicy};
+pub use retry::{Ending, FailedAttempt, KeptBody, RetryPolicy, is_idempotent};
 pub use view::RequestView;
 
 /// The request as it came, before any middleware touched it. Its parts share the request's buffers.

@@ -79,11 +79,6 @@ impl RetryPolicy {
         self.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status))
     }
 
-    /// The pause after the attempt with this number, with jitter; `None` if there is none.
-    pub fn pause(&self, attempt: u32) -> Option<Duration> {
-        (!self.initial_interval.is_zero()).then(|| self.pause_after(attempt, fastrand::f64()))
-    }
-
     fn covers(&self, ending: Ending) -> bool {
         match ending {
             Ending::NothingSent | Ending::Interrupted => self.network_errors,

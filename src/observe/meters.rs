@@ -119,19 +119,6 @@ impl Refusal {
     ];
 }
 
-/// A connection counted as open, until it drops.
-#[derive(Debug)]
-pub struct OpenConnection {
-    meters: Arc<EntryPointMeters>,
-    transport: Transport,
-}
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.meters.open.0[self.transport as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 const FAULT_LINES: usize = FAULTS.div_ceil(8);
 const FAULTS: usize = Fault::ALL.len();
 
@@ -159,14 +146,18 @@ impl EntryPointMeters {
         self.refused[refusal as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a connection as open.
-    pub fn open(self: &Arc<Self>, transport: Transport) -> OpenConnection {
+    /// Counts a connection as open, until [`EntryPointMeters::closed`].
+    pub fn opened(&self, transport: Transport) {
         self.open.0[transport as usize].fetch_add(1, Ordering::Relaxed);
         let seen = &self.seen[transport as usize];
         if !seen.load(Ordering::Relaxed) {
             seen.store(true, Ordering::Relaxed);
         }
-        OpenConnection { meters: self.clone(), transport }
+    }
+
+    /// A connection that was counted as open is over.
+    pub fn closed(&self, transport: Transport) {
+        self.open.0[transport as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
     /// How many connections are open.

@@ -159,9 +159,11 @@ impl Builder<'_> {
         let mut children = Vec::with_capacity(shares.services.len());
         let built = Weighted::build(name, shares, |child| {
             let child = child.within(&provider);
-            let service = self
-                .service(&child)
-                .ok_or_else(|| Problem::at("", format!("the service \"{child}\" does not exist or is broken")))?;
+            let service = self.service(&child).ok_or_else(|| self.missing(&child))?;
+            if self.routing.http.services.get(&child).is_some_and(|settings| !settings.middlewares.is_empty()) {
+                return Err(Problem::at("", format!("the middlewares of \"{child}\" would not run here"))
+                    .with_help("put them into this service, or into its routers"));
+            }
             children.push(service.clone());
             Ok(service)
         })?;
@@ -180,8 +182,18 @@ impl Builder<'_> {
         Ok(Arc::new(Service::Weighted(built)))
     }
 
+    fn missing(&self, name: &Name) -> Problem {
+        let http = &self.routing.http;
+        if http.services.contains_key(name) || http.broken.services.contains_key(name) {
+            return Problem::at("", format!("the service \"{name}\" is broken; see its own problems"));
+        }
+        Problem::at("", format!("the service \"{name}\" does not exist"))
+    }
+
+    /// What is broken is told once, however many services are made of it.
     fn fail(&mut self, name: &Name, problem: Problem) {
-        self.broken.insert(name.clone());
-        self.problems.push(problem.under(&format!("http.services.{name}")));
+        if self.broken.insert(name.clone()) {
+            self.problems.push(problem.under(&format!("http.services.{name}")));
+        }
     }
 }

@@ -54,7 +54,7 @@ fn an_entry_point_as_traefik_shows_it() {
     meters.record(&Observation { duration: Duration::from_secs(6), ..observation(&Method::GET) });
     meters.record_fault(Fault::NoRouter);
     meters.refuse(Refusal::TooMany);
-    let connection = meters.open(Transport::Tcp);
+    meters.opened(Transport::Tcp);
     let page = series(&exporter);
     let labels = r#"code="200",entrypoint="web",method="GET",protocol="http""#;
     let check = |series: &str, expected: f64| assert_eq!(page.get(series), Some(&expected), "{series} in {page:#?}");
@@ -73,7 +73,7 @@ fn an_entry_point_as_traefik_shows_it() {
     check(r#"traefik_open_connections{entrypoint="web",protocol="TCP"}"#, 1.0);
     check(r#"portcullis_gateway_errors_total{code="no-router",entrypoint="web"}"#, 1.0);
     check(r#"portcullis_connections_refused_total{entrypoint="web",reason="too-many"}"#, 1.0);
-    drop(connection);
+    meters.closed(Transport::Tcp);
     assert_eq!(series(&exporter)[r#"traefik_open_connections{entrypoint="web",protocol="TCP"}"#], 0.0);
 }
 

@@ -107,14 +107,15 @@ fn what_nobody_asked_for_is_not_counted() {
 }
 
 #[test]
-fn connections_close_when_they_drop() {
-    let meters = Arc::new(EntryPointMeters::new("web", None));
-    let (a, b) = (meters.open(Transport::Tcp), meters.open(Transport::Udp));
-    let c = meters.open(Transport::Tcp);
+fn connections_count_until_they_close() {
+    let meters = EntryPointMeters::new("web", None);
+    meters.opened(Transport::Tcp);
+    meters.opened(Transport::Udp);
+    meters.opened(Transport::Tcp);
     assert_eq!((meters.open_connections(Transport::Tcp), meters.open_connections(Transport::Udp)), (2, 1));
-    drop((a, b));
+    meters.closed(Transport::Tcp);
+    meters.closed(Transport::Udp);
     assert_eq!((meters.open_connections(Transport::Tcp), meters.open_connections(Transport::Udp)), (1, 0));
-    drop(c);
 }
 
 #[test]

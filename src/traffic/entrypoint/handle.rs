@@ -232,6 +232,7 @@ impl Counted {
     /// Counts one more, unless there are as many as may be.
     pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
         let before = shared.counts.open.fetch_add(1, Ordering::AcqRel);
+        shared.observer.opened(shared.options.index);
         let counted = Self(shared.clone());
         (before < shared.options.limits.connections).then_some(counted)
     }
@@ -240,6 +241,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.counts.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.observer.closed(self.0.options.index);
         self.0.counts.fewer.notify_waiters();
     }
 }

@@ -43,6 +43,12 @@ use crate::exchange::{Client, Fault};
 pub trait Observer: Send + Sync {
     /// A request, or a whole connection, was refused. The request line is as far as it was read, raw, at most 256 bytes.
     fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]);
+
+    /// A connection was accepted at the entry point with this index.
+    fn opened(&self, _entry_point: usize) {}
+
+    /// A connection that was told as opened is over.
+    fn closed(&self, _entry_point: usize) {}
 }
 
 /// Starts an entry point on a listening socket, on the current tokio runtime. It ends when its handle closes the listener

@@ -61,8 +61,8 @@ impl ProxyHttp for Hooks {
     }
 
     async fn upstream_peer(&self, session: &mut Session, flight: &mut Flight) -> Result<Box<HttpPeer>> {
-        if let Some(pause) = flight.pause_before_attempt() {
-            tokio::time::sleep(pause).await;
+        if !flight.pause.is_zero() {
+            tokio::time::sleep(std::mem::take(&mut flight.pause)).await;
         }
         self.next_peer(session, flight)
     }
@@ -113,7 +113,7 @@ impl ProxyHttp for Hooks {
     ) -> Box<Error> {
         let fault = upstream::fault_of(&error, upstream::Phase::Connect);
         flight.end_attempt(None, Some(fault));
-        let retry = flight.may_retry_connect(session.req_header());
+        let retry = flight.may_retry_connect(session);
         error.set_retry(retry);
         error
     }
@@ -317,6 +317,8 @@ impl Gateway {
             })?;
         }
         flight.attempt += 1;
+        // What was kept of the body comes through the filter once more.
+        flight.received_bytes = 0;
         flight.attempt_started = Some(Instant::now());
         let upgrade =
             session.req_header().version == Version::HTTP_11 && session.req_header().headers.contains_key(UPGRADE);

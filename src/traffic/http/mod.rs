@@ -69,6 +69,8 @@ pub struct Flight {
     depth: usize,
     /// Attempts at servers so far.
     attempt: u32,
+    /// To wait before the next attempt.
+    pause: Duration,
     /// The server of the attempt under way.
     selection: Option<Selection>,
     /// Servers that failed this request.

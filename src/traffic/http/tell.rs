@@ -7,7 +7,7 @@ use pingora_proxy::Session;
 
 use crate::exchange::{Client, Exchange, Fault};
 use crate::observe::access_log::{Origin, Record, Request, Response, Routed, Tls};
-use crate::observe::meters::{Observation, Protocol, Refusal};
+use crate::observe::meters::{Observation, Protocol, Refusal, Transport};
 use crate::service::Service;
 use crate::snapshot::Target;
 use crate::traffic::entrypoint::Observer;
@@ -122,6 +122,14 @@ impl Gateway {
 
 /// What the front door refuses never reaches the hooks; it is told here.
 impl Observer for Gateway {
+    fn opened(&self, entry_point: usize) {
+        self.entry_points[entry_point].meters.opened(Transport::Tcp);
+    }
+
+    fn closed(&self, entry_point: usize) {
+        self.entry_points[entry_point].meters.closed(Transport::Tcp);
+    }
+
     fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]) {
         let entry_point = &self.entry_points[client.entry_point_index];
         entry_point.meters.record_fault(fault);

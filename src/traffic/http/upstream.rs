@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri, Version};
 use pingora::ErrorType;
@@ -10,7 +10,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorSource, Result};
 use pingora_proxy::Session;
 
-use crate::exchange::{AttemptOutcome, Fault};
+use crate::exchange::{AttemptOutcome, Ending, FailedAttempt, Fault, KeptBody, is_idempotent};
 use crate::service::Selection;
 
 use super::Flight;
@@ -129,51 +129,65 @@ impl Flight {
         }
     }
 
-    /// Whether another attempt follows one that could not connect: nothing was sent, so every method may be tried again.
-    pub(super) fn may_retry_connect(&self, request: &RequestHeader) -> bool {
-        let _ = request;
-        self.policy_allows(|policy| policy.network_errors)
+    /// Whether another attempt follows one that could not connect: the server has seen nothing of the request.
+    pub(super) fn may_retry_connect(&mut self, session: &Session) -> bool {
+        self.grant(session, Ending::NothingSent)
     }
 
     /// Whether another attempt follows one that broke on a connection.
     ///
     /// Without a `retry` middleware there is one case: a pooled connection that the server had closed meanwhile, and a
     /// request that may be repeated. Pingora marks it (`pool_race`).
-    pub(super) fn may_retry_exchange(&self, session: &Session, reused: bool, pool_race: bool) -> bool {
-        if self.responding || session.as_ref().retry_buffer_truncated() {
-            return false;
-        }
-        let idempotent = session.req_header().method.is_idempotent();
-        if reused && pool_race && idempotent && self.attempt < RACE_ATTEMPTS {
+    pub(super) fn may_retry_exchange(&mut self, session: &Session, reused: bool, pool_race: bool) -> bool {
+        let is_race = reused
+            && pool_race
+            && self.attempt < RACE_ATTEMPTS
+            && !self.responding
+            && !session.as_ref().retry_buffer_truncated()
+            && is_idempotent(&session.req_header().method);
+        if is_race {
+            self.pause = Duration::ZERO;
             return true;
         }
-        idempotent && self.policy_allows(|policy| policy.network_errors)
+        self.grant(session, Ending::Interrupted)
     }
 
     /// Whether an answer with this status is thrown away for another attempt.
-    pub(super) fn wants_retry_of_status(&self, session: &Session, status: StatusCode) -> bool {
-        if self.responding || session.as_ref().retry_buffer_truncated() || status.is_informational() {
+    pub(super) fn wants_retry_of_status(&mut self, session: &Session, status: StatusCode) -> bool {
+        !status.is_informational() && self.grant(session, Ending::Answered(status.as_u16()))
+    }
+
+    /// Whether the request's policy grants another attempt; its pause is noted.
+    fn grant(&mut self, session: &Session, ending: Ending) -> bool {
+        let Some((policy, exchange)) = self.exchange.as_ref().and_then(|it| it.retry.as_ref().zip(Some(it))) else {
             return false;
-        }
-        let idempotent = session.req_header().method.is_idempotent();
-        self.policy_allows(|policy| (idempotent || policy.non_idempotent) && policy.wants_status(status.as_u16()))
+        };
+        let failed = FailedAttempt {
+            number: self.attempt,
+            elapsed: exchange.started.elapsed(),
+            ending,
+            body: self.kept_body(session, policy.body_limit_bytes),
+            response_sent: self.responding,
+        };
+        let granted = policy.next_pause(&session.req_header().method, &failed, fastrand::f64());
+        self.pause = granted.unwrap_or_default();
+        granted.is_some()
     }
 
-    /// How long to wait before the next attempt.
-    pub(super) fn pause_before_attempt(&self) -> Option<Duration> {
-        if self.attempt == 0 {
-            return None;
+    /// What there is of the request body. Pingora keeps its first 64 KiB, however much more the policy would keep.
+    fn kept_body(&self, session: &Session, limit_bytes: usize) -> KeptBody {
+        let limit = limit_bytes as u64;
+        let announced = session.req_header().headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let announced: u64 = announced.and_then(|length| length.parse().ok()).unwrap_or_default();
+        if session.as_ref().retry_buffer_truncated() || self.received_bytes > limit {
+            KeptBody::Truncated
+        } else if announced <= limit {
+            KeptBody::Whole
+        } else if self.received_bytes == 0 {
+            KeptBody::Unsent
+        } else {
+            KeptBody::Truncated
         }
-        self.exchange.as_ref()?.retry.as_ref()?.pause(self.attempt)
-    }
-
-    fn policy_allows(&self, wants: impl Fn(&crate::exchange::RetryPolicy) -> bool) -> bool {
-        let Some(exchange) = &self.exchange else { return false };
-        exchange.retry.as_ref().is_some_and(|policy| {
-            self.attempt < policy.attempts
-                && policy.timeout.is_none_or(|timeout| exchange.started.elapsed() < timeout)
-                && wants(policy)
-        })
     }
 }
 
