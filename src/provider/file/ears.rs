@@ -105,6 +105,12 @@ impl Ears {
         Self { watcher: watcher.ok(), heard, armed: BTreeMap::new(), deaf: BTreeSet::new() }
     }
 
+    /// Without help of the operating system.
+    #[cfg(test)]
+    pub(super) fn deaf(heard: Arc<Heard>) -> Self {
+        Self { watcher: None, heard, armed: BTreeMap::new(), deaf: BTreeSet::new() }
+    }
+
     /// Whether changes may happen without being heard.
     pub(super) fn are_deaf(&self) -> bool {
         self.watcher.is_none() || !self.deaf.is_empty()

@@ -7,10 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::control::{Inbox, Locate, Published};
+use crate::control::{Inbox, Published};
 
 /// No condition takes longer, however busy the machine is.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Writes a text in some way.
+type Way = fn(&Setup, &str);
 
 /// A provider and what it publishes.
 struct Setup {
@@ -204,7 +207,7 @@ fn places_are_found_in_the_file_that_was_read() {
 #[test]
 fn every_way_to_write_is_noticed() {
     let setup = Setup::file(router("a", "/0"));
-    let ways: [(&str, fn(&Setup, &str)); 6] = [
+    let ways: [(&str, Way); 6] = [
         ("truncate and write", |setup, text| setup.write("app.yaml", text)),
         ("rename over it", |setup, text| {
             setup.write(".app.yaml.tmp", text);
@@ -336,6 +339,32 @@ fn a_burst_of_writes_leads_to_few_publications() {
     };
     let publications = setup.watch(burst, |setup| setup.rules() == [rule("/20")]);
     assert!(publications <= 4, "{publications}");
+}
+
+#[test]
+fn an_emptied_file_is_believed_after_a_while() {
+    let setup = Setup::file(router("a", "/1"));
+    setup.watch(|setup| setup.write("app.yaml", ""), |setup| setup.rules().is_empty());
+    assert_eq!(setup.problems(), "");
+}
+
+#[test]
+fn what_is_not_reported_is_looked_for() {
+    let setup = Setup::folder(&[("a.yaml", router("a", "/1"))]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let heard = Arc::new(ears::Heard::default());
+        let looking = watch::run(setup.file.clone(), setup.updates(), heard.clone(), ears::Ears::deaf(heard));
+        let looking = tokio::spawn(looking);
+        setup.write("a.yaml", &router("a", "/2"));
+        setup.write("sub/b.yaml", &router("b", "/3"));
+        let start = Instant::now();
+        while setup.rules() != [rule("/2"), rule("/3")] {
+            assert!(start.elapsed() < DEADLINE, "{:?}", setup.rules());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        looking.abort();
+    });
 }
 
 #[test]

@@ -28,7 +28,8 @@ pub(super) fn start(file: Arc<File>, updates: Updates) -> Result<(), Problem> {
     Ok(())
 }
 
-async fn run(file: Arc<File>, updates: Updates, heard: Arc<Heard>, mut ears: Ears) {
+/// Looks for changes until the runtime ends.
+pub(super) async fn run(file: Arc<File>, updates: Updates, heard: Arc<Heard>, mut ears: Ears) {
     loop {
         let (file, updates) = (file.clone(), updates.clone());
         // Files are read where that may take its time.
