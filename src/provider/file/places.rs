@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::NAME;
 use super::joined::holds;
 use super::stamp::Stamp;
-use super::written::Written;
+use super::written::Raw;
 use crate::config::Routing;
 use crate::config::format::parse;
 use crate::config::tree::{Node, Sources, Span, Value, same_key};
@@ -64,7 +64,7 @@ impl Places {
         if let Some((.., parsed)) = search.kept.as_ref().filter(|kept| (kept.0, kept.1) == (index, stamp)) {
             return Some(parsed.clone());
         }
-        let written = Written::read(path, false).ok()?;
+        let written = Raw::read(path).and_then(Raw::evaluate).ok()?;
         search.budget = search.budget.checked_sub(written.text.len())?;
         let mut sources = Sources::default();
         let tree = parse(&written.text, written.format, &written.source, &mut sources).ok()?;

@@ -10,7 +10,7 @@ use super::found::{Found, problem_at};
 use super::joined::{Part, join};
 use super::places::Places;
 use super::stamp::Stamp;
-use super::written::Written;
+use super::written::Raw;
 use super::{NAME, Source};
 use crate::config::{Routing, load};
 use crate::problem::{Problem, Problems};
@@ -207,7 +207,7 @@ impl Known {
             let message = format!("is not read: the files together are larger than {TOTAL_LIMIT_BYTES} bytes");
             Err(problem_at(path, message).into())
         } else {
-            Written::read(path, log_template).and_then(|written| self.parse(&written))
+            self.read(path, log_template)
         };
         let was_blank = self.good.as_ref().is_none_or(|good| good.is_blank);
         let settle = match &read {
@@ -224,12 +224,17 @@ impl Known {
         self.take(read)
     }
 
-    fn parse(&self, written: &Written) -> Result<Version, Problems> {
-        if self.good.as_ref().is_some_and(|good| good.digest == written.digest) {
+    fn read(&self, path: &Path, log_template: bool) -> Result<Version, Problems> {
+        let raw = Raw::read(path)?;
+        let (digest, is_blank) = (raw.digest, raw.is_blank());
+        if self.good.as_ref().is_some_and(|good| good.digest == digest) {
             return Ok(Version::Same);
         }
+        let written = raw.evaluate()?;
+        if log_template && written.is_template {
+            log::debug!("{}: generated from its template:\n{}", path.display(), written.text);
+        }
         let (routing, problems) = load::published(&written.text, written.format, &written.source, NAME)?;
-        let (digest, is_blank) = (written.digest, written.is_blank());
         Ok(Version::New(Good { routing: Arc::new(routing), digest, is_blank, problems }))
     }
 

@@ -7,36 +7,27 @@ use std::path::Path;
 use super::found::problem_at;
 use crate::config::Format;
 use crate::config::format::SIZE_LIMIT_BYTES;
-use crate::problem::{Problem, Problems};
+use crate::problem::Problem;
 use crate::provider::template;
 
-/// What stands in a file.
-pub(super) struct Written {
-    /// The text, or what its template makes of it.
-    pub(super) text: String,
-    pub(super) format: Format,
-    /// How people know it.
-    pub(super) source: String,
+/// A file as it is.
+pub(super) struct Raw<'p> {
+    path: &'p Path,
+    text: String,
+    format: Format,
     /// Equal for equal files.
     pub(super) digest: u64,
 }
 
-impl Written {
-    /// Reads a file and evaluates its template.
-    pub(super) fn read(path: &Path, log_template: bool) -> Result<Self, Problems> {
+impl<'p> Raw<'p> {
+    /// Reads a file.
+    pub(super) fn read(path: &'p Path) -> Result<Self, Problem> {
         let Some(format) = Format::of_path(path) else {
-            return Err(problem_at(path, "expected a file that ends with .toml, .yaml, .yml or .json").into());
+            return Err(problem_at(path, "expected a file that ends with .toml, .yaml, .yml or .json"));
         };
         let text = read_text(path).map_err(|error| problem_at(path, format!("cannot be read: {error}")))?;
         let digest = ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(text.as_bytes());
-        let mut written = Self { text, format, source: path.display().to_string(), digest };
-        if template::is_template(&written.text) {
-            written.evaluate()?;
-            if log_template {
-                log::debug!("{}: generated from its template:\n{}", path.display(), written.text);
-            }
-        }
-        Ok(written)
+        Ok(Self { path, text, format, digest })
     }
 
     /// Whether it says nothing, as a file does that is about to be written.
@@ -44,17 +35,34 @@ impl Written {
         self.text.trim_ascii().is_empty()
     }
 
-    fn evaluate(&mut self) -> Result<(), Problem> {
-        let environment = |name: &str| std::env::var(name).ok();
-        let output = template::render(&self.text, &self.source, &environment)?;
-        // Lines of the output are lines of the file as long as no action adds or takes any.
-        let lines = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
-        if lines(&output) != lines(&self.text) {
-            self.source.push_str(" (after its template was applied)");
+    /// Evaluates the template, if it is one.
+    pub(super) fn evaluate(self) -> Result<Written, Problem> {
+        let mut source = self.path.display().to_string();
+        let is_template = template::is_template(&self.text);
+        let mut text = self.text;
+        if is_template {
+            let environment = |name: &str| std::env::var(name).ok();
+            let output = template::render(&text, &source, &environment)?;
+            // Lines of the output are lines of the file as long as no action adds or takes any.
+            let lines = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
+            if lines(&output) != lines(&text) {
+                source.push_str(" (after its template was applied)");
+            }
+            text = output;
         }
-        self.text = output;
-        Ok(())
+        Ok(Written { text, format: self.format, source, is_template })
     }
+}
+
+/// What a file says.
+pub(super) struct Written {
+    /// The text, or what its template makes of it.
+    pub(super) text: String,
+    pub(super) format: Format,
+    /// How people know it.
+    pub(super) source: String,
+    /// Whether a template made the text.
+    pub(super) is_template: bool,
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
@@ -76,11 +84,11 @@ fn read_text(path: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
-    fn written(name: &str, text: &[u8]) -> Result<Written, Problems> {
+    fn written(name: &str, text: &[u8]) -> Result<Written, Problem> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         fs::write(&path, text).unwrap();
-        Written::read(&path, false)
+        Raw::read(&path)?.evaluate()
     }
 
     #[test]
