@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say so and stop")]
 
 mod activation;
+mod compatibility_page;
+mod errors_page;
 mod examples;
 mod front_door;
 mod handover;

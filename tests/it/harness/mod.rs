@@ -3,5 +3,6 @@
 pub(crate) mod door;
 pub(crate) mod gateway;
 pub(crate) mod origin;
+pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod server;
