@@ -63,7 +63,8 @@ impl Setup {
     }
 
     fn published(&self) -> Published {
-        self.inbox.contents().remove(NAME).expect("nothing is published")
+        let (mut published, _) = self.inbox.contents();
+        published.remove(NAME).expect("nothing is published")
     }
 
     /// Rules in the order of their routers' names.
