@@ -25,7 +25,7 @@ const IDLE_FOR: Duration = Duration::from_secs(20);
 
 /// What to send where.
 #[derive(Args, Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// The gateway.
     #[arg(long, default_value = "127.0.0.1:8800")]
     target: SocketAddr,
@@ -65,7 +65,7 @@ struct Client {
 }
 
 /// Sends it all; whether nothing failed.
-pub async fn run(options: Options) -> io::Result<bool> {
+pub(crate) async fn run(options: Options) -> io::Result<bool> {
     let run = format!("{:x}", fastrand::u64(..));
     let client = Arc::new(Client {
         options: options.clone(),

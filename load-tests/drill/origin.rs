@@ -20,7 +20,7 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 type Ids = Arc<Mutex<BTreeMap<String, u32>>>;
 
 /// Serves until the process ends.
-pub async fn serve(listen: SocketAddr) -> io::Result<()> {
+pub(crate) async fn serve(listen: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     let ids = Ids::default();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));

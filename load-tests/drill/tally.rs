@@ -11,7 +11,7 @@ const MAX_GENERATIONS: usize = 100_000;
 
 /// Kinds of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
+pub(crate) enum Class {
     /// GET on connections that are used again.
     KeepAlive,
     /// GET, each on its own connection.
@@ -36,7 +36,7 @@ impl Class {
 
 /// All that happened.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     classes: Mutex<BTreeMap<Class, Counts>>,
     generations: Mutex<BTreeSet<String>>,
     failures: Mutex<BTreeMap<String, u64>>,
@@ -53,7 +53,7 @@ struct Counts {
 
 impl Tally {
     /// One went well.
-    pub fn done(&self, class: Class, took: Duration) {
+    pub(crate) fn done(&self, class: Class, took: Duration) {
         let mut classes = self.classes.lock();
         let counts = classes.entry(class).or_default();
         counts.done += 1;
@@ -66,7 +66,7 @@ impl Tally {
     }
 
     /// One went wrong.
-    pub fn failed(&self, class: Class, how: &str) {
+    pub(crate) fn failed(&self, class: Class, how: &str) {
         self.classes.lock().entry(class).or_default().failed += 1;
         let mut failures = self.failures.lock();
         let kind = format!("{class:?}: {how}");
@@ -76,7 +76,7 @@ impl Tally {
     }
 
     /// A response named the configuration that it passed through.
-    pub fn generation(&self, name: &str) {
+    pub(crate) fn generation(&self, name: &str) {
         let mut generations = self.generations.lock();
         if generations.len() < MAX_GENERATIONS && !generations.contains(name) {
             generations.insert(name.to_owned());
@@ -84,12 +84,12 @@ impl Tally {
     }
 
     /// How many went wrong.
-    pub fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.classes.lock().values().map(|counts| counts.failed).sum()
     }
 
     /// A table for people.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text =
             format!("{:<20} {:>9} {:>7} {:>9} {:>9} {:>9}\n", "class", "done", "failed", "p50 ms", "p99 ms", "max ms");
         let classes = self.classes.lock();

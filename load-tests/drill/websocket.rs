@@ -10,7 +10,7 @@ use super::wire::{Connection, bad};
 
 /// A frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Frame {
+pub(crate) enum Frame {
     /// Up to 125 bytes.
     Binary(Vec<u8>),
     /// The end.
@@ -18,18 +18,18 @@ pub enum Frame {
 }
 
 /// The answer to a `Sec-WebSocket-Key`.
-pub fn accept(key: &str) -> String {
+pub(crate) fn accept(key: &str) -> String {
     // RFC 6455 section 4.2.2 names this identifier.
     STANDARD.encode(Sha1::new().chain_update(key).chain_update("258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize())
 }
 
 /// A fresh key.
-pub fn key() -> String {
+pub(crate) fn key() -> String {
     STANDARD.encode(fastrand::u128(..).to_be_bytes())
 }
 
 /// Sends a frame; a client's are masked.
-pub async fn send(connection: &mut Connection, frame: &Frame, mask: Option<[u8; 4]>) -> io::Result<()> {
+pub(crate) async fn send(connection: &mut Connection, frame: &Frame, mask: Option<[u8; 4]>) -> io::Result<()> {
     let (code, payload): (u8, &[u8]) = match frame {
         Frame::Binary(payload) => (0x82, payload),
         Frame::Close => (0x88, &[0x03, 0xe8]),
@@ -43,7 +43,7 @@ pub async fn send(connection: &mut Connection, frame: &Frame, mask: Option<[u8; 
 }
 
 /// Reads a frame.
-pub async fn receive(connection: &mut Connection) -> io::Result<Frame> {
+pub(crate) async fn receive(connection: &mut Connection) -> io::Result<Frame> {
     let head = connection.exactly(2).await?;
     let (code, length) = (head[0], head[1] & 0x7f);
     if length > 125 {

@@ -10,7 +10,7 @@ const MAX_BODY: usize = 4 * 1024 * 1024;
 
 /// A message: its first line, its headers as they came, its body.
 #[derive(Debug, Default)]
-pub struct Message {
+pub(crate) struct Message {
     /// The request's method and target, or the response's status, as text.
     pub first: (String, String),
     headers: Vec<(String, String)>,
@@ -20,47 +20,47 @@ pub struct Message {
 
 impl Message {
     /// The first header of that name.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     /// Whether it says that the connection ends with it.
-    pub fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"))
     }
 
     /// The response's status.
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.first.0.parse().unwrap_or_default()
     }
 }
 
 /// A connection with what was read too far.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     ahead: Vec<u8>,
 }
 
 impl Connection {
     /// Over a connected stream.
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
         Self { stream, ahead: Vec::new() }
     }
 
     /// Whether the other side closed while nothing was under way. A client looks before it sends.
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         !matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends bytes.
-    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes).await
     }
 
     /// Reads a request or response with its body; `None` if the other side closed before its first byte.
-    pub async fn receive(&mut self) -> io::Result<Option<Message>> {
+    pub(crate) async fn receive(&mut self) -> io::Result<Option<Message>> {
         let length = loop {
             if let Some(end) = self.ahead.windows(4).position(|four| four == b"\r\n\r\n") {
                 break end + 4;
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// Reads so many bytes.
-    pub async fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    pub(crate) async fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.ahead.len() < length {
             if self.stream.read_buf(&mut self.ahead).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -97,7 +97,7 @@ impl Connection {
     }
 
     /// Whether the other side has closed, waiting for it.
-    pub async fn ends(&mut self) -> io::Result<bool> {
+    pub(crate) async fn ends(&mut self) -> io::Result<bool> {
         Ok(self.ahead.is_empty() && self.stream.read(&mut [0]).await? == 0)
     }
 }
@@ -117,6 +117,6 @@ fn parse(head: &[u8]) -> io::Result<Message> {
 }
 
 /// An error in what was received.
-pub fn bad(what: &str) -> io::Error {
+pub(crate) fn bad(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }

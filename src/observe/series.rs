@@ -126,7 +126,7 @@ const BLOCK: usize = 8;
 pub(super) struct Series {
     keys: [AtomicU32; BLOCK],
     cells: [OnceLock<Box<[Line]>>; BLOCK],
-    next: OnceLock<Box<Series>>,
+    next: OnceLock<Box<Self>>,
 }
 
 impl Series {

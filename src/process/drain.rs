@@ -333,7 +333,7 @@ mod tests {
             (0, Announce),
             (0, StopAccepting),
             (0, CloseIdle(PLAN.idle_spread)),
-            (10, Step::Cut(super::Cut::Requests)),
+            (10, Cut(super::Cut::Requests)),
             (30, End(Outcome::Cut(counts(0, 0, 3)))),
         ];
         check(Cause::HandedOver, left, None, &steps);
@@ -371,8 +371,8 @@ mod tests {
         fn close_idle(&self, _: Duration) {
             self.calls.lock().push("idle");
         }
-        fn cut(&self, what: super::Cut) {
-            self.calls.lock().push(if what == super::Cut::All { "all" } else { "requests" });
+        fn cut(&self, what: Cut) {
+            self.calls.lock().push(if what == Cut::All { "all" } else { "requests" });
         }
         fn active(&self) -> Counts {
             let mut looks = self.looks.lock();

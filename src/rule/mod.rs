@@ -192,7 +192,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// A request to test rules with, written as `METHOD authority /path?query name:value …`.
-    pub struct Sample {
+    pub(crate) struct Sample {
         method: Method,
         authority: String,
         path: String,
@@ -202,7 +202,7 @@ pub(crate) mod tests {
     }
 
     impl Sample {
-        pub fn new(text: &str) -> Self {
+        pub(crate) fn new(text: &str) -> Self {
             let mut parts = text.split(' ');
             let method = parts.next().unwrap().parse().unwrap();
             let authority = parts.next().unwrap().to_owned();
@@ -218,21 +218,21 @@ pub(crate) mod tests {
             Self { method, authority, path: path.to_owned(), query: query.to_owned(), headers, client }
         }
 
-        pub fn view(&self) -> RequestView<'_> {
+        pub(crate) fn view(&self) -> RequestView<'_> {
             RequestView::new(&self.method, &self.authority, &self.path, &self.query, &self.headers, self.client)
         }
     }
 
-    pub fn check(rule: &str, request: &str, expected: bool) {
+    pub(crate) fn check(rule: &str, request: &str, expected: bool) {
         check_syntax(rule, Syntax::V3, &Sample::new(request), expected, request);
     }
 
-    pub fn check_client(rule: &str, client: &str, expected: bool) {
+    pub(crate) fn check_client(rule: &str, client: &str, expected: bool) {
         let sample = Sample { client: client.parse().unwrap(), ..Sample::new("GET h /") };
         check_syntax(rule, Syntax::V3, &sample, expected, client);
     }
 
-    pub fn check_v2(rule: &str, request: &str, expected: bool) {
+    pub(crate) fn check_v2(rule: &str, request: &str, expected: bool) {
         check_syntax(rule, Syntax::V2, &Sample::new(request), expected, request);
     }
 
@@ -243,12 +243,12 @@ pub(crate) mod tests {
         assert_eq!(rule.first_failure(&view).is_none(), expected, "{rule} on {about}");
     }
 
-    pub fn check_refused(rule: &str, part: &str) {
+    pub(crate) fn check_refused(rule: &str, part: &str) {
         let error = Rule::parse(rule, Syntax::V3).expect_err(rule);
         assert!(error.message.contains(part), "{rule}: {error}");
     }
 
-    pub fn check_v2_refused(rule: &str, part: &str) {
+    pub(crate) fn check_v2_refused(rule: &str, part: &str) {
         let error = Rule::parse(rule, Syntax::V2).expect_err(rule);
         assert!(error.message.contains(part), "{rule}: {error}");
     }

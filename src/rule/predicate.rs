@@ -10,9 +10,9 @@ pub enum Predicate<M> {
     /// The matcher does not hold.
     Not(M),
     /// Each holds.
-    All(Box<[Predicate<M>]>),
+    All(Box<[Self]>),
     /// At least one holds.
-    Any(Box<[Predicate<M>]>),
+    Any(Box<[Self]>),
 }
 
 impl<M> Predicate<M> {

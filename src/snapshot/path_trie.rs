@@ -5,32 +5,32 @@ use std::ops::Range;
 
 /// A route under a node: its rank, and whether reaching the node already decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Candidate(u32);
+pub(super) struct Candidate(u32);
 
 impl Candidate {
     /// Largest rank there can be.
-    pub const MAX_RANK: u32 = u32::MAX >> 1;
+    pub(super) const MAX_RANK: u32 = u32::MAX >> 1;
 
     /// The route of `rank` (at most [`Self::MAX_RANK`]).
-    pub fn new(rank: u32, decided: bool) -> Self {
+    pub(super) fn new(rank: u32, decided: bool) -> Self {
         // Decided ones sort first, so that the better of two equal entries survives.
         Self(rank << 1 | u32::from(!decided))
     }
 
     /// The index of the route in rank order.
-    pub fn rank(self) -> u32 {
+    pub(super) fn rank(self) -> u32 {
         self.0 >> 1
     }
 
     /// Whether the predicate need not be asked.
-    pub fn is_decided(self) -> bool {
+    pub(super) fn is_decided(self) -> bool {
         self.0 & 1 == 0
     }
 }
 
 /// What goes into the tries: paths with a root, ordered by root, then path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key<'p> {
+pub(super) struct Key<'p> {
     /// Index of the trie.
     pub root: u32,
     /// The path, whole or as a prefix.
@@ -56,7 +56,7 @@ struct Node {
 
 /// The tries. Immutable.
 #[derive(Debug, Default)]
-pub struct PathTries {
+pub(super) struct PathTries {
     nodes: Box<[Node]>,
     /// For each node, the byte that leads to it: a choice among children reads one line of memory.
     leads: Box<[u8]>,
@@ -66,7 +66,7 @@ pub struct PathTries {
 
 impl PathTries {
     /// Builds `roots` tries. The paths of `keys` have at most 4 GiB together.
-    pub fn build(roots: u32, mut keys: Vec<Key<'_>>) -> Self {
+    pub(super) fn build(roots: u32, mut keys: Vec<Key<'_>>) -> Self {
         keys.sort_unstable();
         keys.dedup_by(|next, kept| {
             (next.root, next.path, next.exact, next.candidate.rank())
@@ -83,7 +83,7 @@ impl PathTries {
     }
 
     /// Calls `found` with each non-empty run of candidates that `path` reaches from `root`, shortest prefix first.
-    pub fn walk(&self, root: u32, path: &[u8], found: &mut impl FnMut(Range<u32>)) {
+    pub(super) fn walk(&self, root: u32, path: &[u8], found: &mut impl FnMut(Range<u32>)) {
         let (mut at, mut rest) = (root, path);
         while let Some((node, next)) = self.node(at) {
             if node.label < next.label {
@@ -109,12 +109,12 @@ impl PathTries {
     }
 
     /// The candidate at `at`, an index out of a run from [`Self::walk`].
-    pub fn candidate(&self, at: u32) -> Option<Candidate> {
+    pub(super) fn candidate(&self, at: u32) -> Option<Candidate> {
         self.candidates.get(at as usize).copied()
     }
 
     /// Memory held, in bytes.
-    pub fn size_bytes(&self) -> usize {
+    pub(super) fn size_bytes(&self) -> usize {
         size_of_val(&*self.nodes) + self.leads.len() + self.labels.len() + size_of_val(&*self.candidates)
     }
 

@@ -94,10 +94,10 @@ impl<'a> Bench<'a> {
 
     /// Takes `chain`s apart.
     fn flatten(&mut self, names: &[Name], path: &str) -> Option<Arc<[Name]>> {
-        if let Some(known) = self.flattened.get(names) {
-            if known.is_some() {
-                return known.clone();
-            }
+        if let Some(known) = self.flattened.get(names)
+            && known.is_some()
+        {
+            return known.clone();
         }
         let mut flat = Vec::with_capacity(names.len());
         let mut complete = true;

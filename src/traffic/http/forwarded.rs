@@ -331,7 +331,7 @@ mod tests {
         receive(&mut request, &client(false), &peer(), &ForwardedOptions::default());
         assert_eq!(value(&request, "connection"), Some("Upgrade"));
         assert_eq!(value(&request, "x-forwarded-proto"), Some("ws"));
-        let mut bare = super::tests::request(&[("Upgrade", "websocket")]);
+        let mut bare = tests::request(&[("Upgrade", "websocket")]);
         receive(&mut bare, &client(false), &peer(), &ForwardedOptions::default());
         assert_eq!(value(&bare, "upgrade"), None, "Connection does not name it");
     }

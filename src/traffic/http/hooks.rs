@@ -182,10 +182,10 @@ impl ProxyHttp for Hooks {
             return Ok(());
         }
         flight.climb(response);
-        if let Some(connection) = &flight.connection {
-            if connection.keep_alive().is_none() {
-                session.set_keepalive(None);
-            }
+        if let Some(connection) = &flight.connection
+            && connection.keep_alive().is_none()
+        {
+            session.set_keepalive(None);
         }
         Ok(())
     }
