@@ -1,5 +1,7 @@
 //! What a chain of five middlewares costs: as a closed enum, and as boxed trait objects with boxed futures.
 
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot be set up has nothing to measure")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;

@@ -195,6 +195,7 @@ struct Events {
 }
 
 /// What ended the serving.
+#[expect(clippy::large_enum_variant, reason = "there is one in the life of a process")]
 enum End {
     /// A signal or command: drain, nobody follows.
     Stop,

@@ -110,8 +110,7 @@ fn limits(entry_point: &EntryPoint, options: &mut entrypoint::Options) {
         options.rates.send.bytes_per_second = least;
     }
     if let Some(http2) = &mut options.http2 {
-        http2.max_concurrent_streams =
-            u32::try_from(entry_point.http2.max_concurrent_streams).unwrap_or(http2.max_concurrent_streams).max(1);
+        http2.max_concurrent_streams = entry_point.http2.max_concurrent_streams.max(1);
     }
 }
 

@@ -185,6 +185,7 @@ async fn programs_that_cannot_be_started() {
 }
 
 /// What the children do. Run by hand they do nothing, for there is nothing to inherit.
+#[expect(clippy::disallowed_methods, reason = "a child ends as its role says")]
 mod role {
     use portcullis::process::Inheritance;
 
