@@ -55,7 +55,7 @@ where
             }
             None => match slot.take() {
                 // Pingora lets go of a connection after any failure towards a server, also when the client got a whole answer.
-                Some(wire) if wire.connection.take_reusable() && wire.is_at_rest() => {
+                Some(wire) if wire.connection.take_reusable() && wire.is_between_requests() => {
                     conn = Box::new(Conn::new(wire, slot.clone()));
                 }
                 Some(mut wire) => return end(&mut wire).await,

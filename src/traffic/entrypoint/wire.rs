@@ -201,6 +201,11 @@ impl Wire {
         self.write_by = None;
     }
 
+    /// Whether the body of the last request has been read to its end, so that what follows is another request.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.view.is_done() && !self.broken
+    }
+
     /// Whether the body of the last request has been read to its end, and nothing waits behind it.
     pub(super) fn is_at_rest(&self) -> bool {
         self.view.is_done() && self.input.is_empty()

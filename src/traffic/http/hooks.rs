@@ -182,10 +182,9 @@ impl ProxyHttp for Hooks {
             return Ok(());
         }
         flight.climb(response);
-        if let Some(connection) = &flight.connection
-            && connection.keep_alive().is_none()
-        {
-            session.set_keepalive(None);
+        if let Some(connection) = &flight.connection {
+            // How much of the request body is outstanding is known only now.
+            session.set_keepalive(connection.keep_alive());
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ pub(crate) struct Setup {
     entry_points: Vec<String>,
     flags: Vec<String>,
     dynamic: String,
+    program: Option<PathBuf>,
 }
 
 impl Setup {
@@ -39,12 +40,19 @@ impl Setup {
         self
     }
 
+    /// Another file than the one that was built, for tests that replace it.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
     /// Starts the program and waits until it serves.
     pub(crate) async fn start(self) -> Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         fs::write(path("dynamic.yaml"), &self.dynamic).expect("write");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let program = self.program.as_deref().unwrap_or(Path::new(env!("CARGO_BIN_EXE_portcullis")));
+        let mut command = Command::new(program);
         command.arg("run").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
         for name in ["web"].into_iter().chain(self.entry_points.iter().map(String::as_str)) {
             command.arg(format!("--entryPoints.{name}.address=127.0.0.1:0"));

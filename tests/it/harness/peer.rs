@@ -93,6 +93,11 @@ impl Peer {
         self.stream.shutdown().await.expect("shut down");
     }
 
+    /// Ends the sending half, if the other side is still there.
+    pub(crate) async fn try_half_close(&mut self) -> std::io::Result<()> {
+        self.stream.shutdown().await
+    }
+
     /// More bytes; `Err` at the end of the connection.
     async fn more(&mut self) -> Result<(), End> {
         match soon(self.stream.read_buf(&mut self.buffer)).await {

@@ -20,8 +20,10 @@ pub(crate) struct Received {
     pub(crate) turn: usize,
     /// Request line and fields as sent, with the blank line.
     pub(crate) head: String,
-    /// Decoded body, once it was read.
+    /// Decoded body, as far as it was read.
     pub(crate) body: Vec<u8>,
+    /// Whether the body was read to its end.
+    pub(crate) whole: bool,
     /// Trailer fields of a chunked body, as sent.
     pub(crate) trailers: String,
 }
@@ -358,7 +360,9 @@ impl Line {
     async fn body(&mut self, framing: Framing, index: usize) -> Result<(), End> {
         if let Framing::Length(length) = framing {
             let body = self.exactly(length).await?;
-            self.shared.received.lock().unwrap()[index].body = body;
+            let mut all = self.shared.received.lock().unwrap();
+            all[index].body = body;
+            all[index].whole = true;
             return Ok(());
         }
         loop {
@@ -380,6 +384,7 @@ impl Line {
         loop {
             let line = self.line().await?;
             if line == "\r\n" {
+                self.shared.received.lock().unwrap()[index].whole = true;
                 return Ok(());
             }
             self.shared.received.lock().unwrap()[index].trailers.push_str(&line);
