@@ -1,4 +1,4 @@
-//! Portcullis: an API gateway and edge reverse proxy that takes Traefik's configuration and stands on Pingora.
+#![doc = include_str!("../ARCHITECTURE.md")]
 
 // Modules in floor order: a module may use those above it in this list, never those below (`tests/it/tidy.rs`).
 pub mod problem;

@@ -99,14 +99,8 @@ fn page() -> String {
             let _ = writeln!(out, "\n### `{group}`\n\n| key | type | default | state | note |\n|---|---|---|---|---|");
             for row in rows.iter().filter(|row| !row.below && self::group(row.path) == group) {
                 let default = if row.default.is_empty() { String::new() } else { format!("`{}`", cell(row.default)) };
-                let _ = writeln!(
-                    out,
-                    "| `{}` | {} | {default} | {} | {} |",
-                    row.path,
-                    row.kind,
-                    row.state,
-                    cell(row.note)
-                );
+                let _ =
+                    writeln!(out, "| `{}` | {} | {default} | {} | {} |", row.path, row.kind, row.state, cell(row.note));
             }
         }
     }
