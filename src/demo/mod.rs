@@ -41,7 +41,11 @@ pub fn run(arguments: &DemoArgs, signals: Signals) -> Exit {
         invitation: Some(invitation(arguments.web, arguments.api)),
         ..Start::default()
     };
-    app::run(start, signals)
+    let exit = app::run(start, signals);
+    if exit == Exit::Config {
+        eprintln!("portcullis: `portcullis demo --web ADDRESS --api ADDRESS` listens elsewhere");
+    }
+    exit
 }
 
 /// The embedded configuration as a provider.
