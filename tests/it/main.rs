@@ -10,6 +10,7 @@ mod front_door;
 mod handover;
 mod harness;
 mod pingora_traps;
+mod policies;
 mod proxied;
 mod smuggling;
 mod smuggling_through;

@@ -65,8 +65,16 @@ impl Setup {
         ] {
             command.arg(format!("--{key}={}", path(name).display()));
         }
-        command.args(["--log.format=json", "--log.level=DEBUG", "--accessLog.format=json"]);
-        command.args(["--providers.providersThrottleDuration=10ms", "--threads=2"]).args(&self.flags);
+        let defaults = [
+            "--log.format=json",
+            "--log.level=DEBUG",
+            "--accessLog.format=json",
+            "--providers.providersThrottleDuration=10ms",
+            "--threads=2",
+        ];
+        let key = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let is_set = |flag: &&str| self.flags.iter().any(|set| key(set) == key(flag));
+        command.args(defaults.iter().filter(|flag| !is_set(flag))).args(&self.flags);
         let output = fs::File::create(path("output")).expect("a file");
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a duplicate")).stderr(output);
         let child = command.spawn().expect("the program starts");
