@@ -75,7 +75,7 @@ pub(crate) fn offline(rest: &[String]) -> Result<Offline, String> {
     };
     problems.extend(app.check_doors());
     problems.extend(app.load().problems);
-    Ok(Offline { app, problems: without_repeats(problems), runtime })
+    Ok(Offline { app, problems: problems.once_each(), runtime })
 }
 
 fn gather(rest: &[String]) -> Result<Problems, String> {
@@ -160,16 +160,6 @@ fn split(rest: &[String]) -> (Option<PathBuf>, Vec<String>) {
         }
     }
     (file, flags)
-}
-
-fn without_repeats(problems: Problems) -> Problems {
-    let mut kept: Vec<Problem> = Vec::with_capacity(problems.len());
-    for problem in problems {
-        if !kept.contains(&problem) {
-            kept.push(problem);
-        }
-    }
-    kept.into_iter().collect()
 }
 
 fn to_json(problems: &Problems) -> serde_json::Value {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// A position in a configuration source: a file, a flag or an environment variable.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     /// File path, `flag --x.y`, or `environment TRAEFIK_X_Y`.
     pub source: Arc<str>,
@@ -28,7 +28,7 @@ impl fmt::Display for Place {
 }
 
 /// How much a problem takes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
     /// The thing works, but probably not as its author meant.
     Warning,
@@ -37,7 +37,7 @@ pub enum Severity {
 }
 
 /// One thing that is wrong, for people: where it stands, what is wrong, what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// How much it takes away.
     pub severity: Severity,
@@ -137,9 +137,23 @@ impl Problems {
         self.0.extend(other);
     }
 
+    /// Each of them once, where it came first.
+    #[must_use]
+    pub fn once_each(self) -> Self {
+        let mut seen = hashbrown::HashSet::with_capacity(self.len());
+        let is_first: Vec<bool> = self.iter().map(|problem| seen.insert(problem)).collect();
+        drop(seen);
+        self.0.into_iter().zip(is_first).filter_map(|(problem, is_first)| is_first.then_some(problem)).collect()
+    }
+
     /// Each of them.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.0.iter()
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[Problem] {
+        &self.0
     }
 
     /// Whether nothing is wrong.
@@ -212,6 +226,13 @@ mod tests {
             problem.to_string(),
             "a.yaml:3:7: error: http.routers.web.rule: unknown matcher `Hots` (did you mean `Host`?)"
         );
+    }
+
+    #[test]
+    fn what_is_told_twice_stays_once() {
+        let problems: Problems = ["b", "a", "b"].map(|path| Problem::at(path, "x")).into_iter().collect();
+        let paths: Vec<_> = problems.once_each().into_iter().map(|problem| problem.path).collect();
+        assert_eq!(paths, ["b", "a"]);
     }
 
     #[test]

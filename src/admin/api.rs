@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use pingora::http::RequestHeader;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::control::Status;
 use crate::control::status::Applied;
-use crate::exchange::{Exchange, Reply};
+use crate::exchange::{Exchange, Fault, Reply};
 use crate::service::Internal;
 use crate::units::Name;
 
-use super::listing::{Listing, decode};
-use super::model::Model;
+use super::listing::{Listed, Listing, decode};
+use super::model::{Class, Model};
+
+/// Answers that may be made at once. Each may take as much memory as the configuration itself.
+const TURNS: usize = 2;
 
 /// What does not change while the process runs.
 #[derive(Clone, Debug, Default)]
@@ -37,33 +41,50 @@ pub struct About {
 }
 
 /// Traefik's API, for reading.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Api {
     status: Arc<Status>,
     about: Arc<About>,
+    turns: Arc<Semaphore>,
 }
 
 impl Api {
     /// Shows what `status` says.
     pub fn new(status: Arc<Status>, about: Arc<About>) -> Self {
-        Self { status, about }
+        Self { status, about, turns: Arc::new(Semaphore::new(TURNS)) }
     }
 
-    fn answer(&self, request: &RequestHeader) -> Reply {
-        if request.method != Method::GET && request.method != Method::HEAD {
+    /// Answers away from the threads that serve: a list of a million routers takes a while.
+    async fn answer_aside(&self, method: &Method, uri: &Uri) -> Reply {
+        if *method != Method::GET && *method != Method::HEAD {
             return Reply::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
         }
-        let rest = request.uri.path().strip_prefix(self.about.base_path.as_str());
+        let turn = self.turns.clone().acquire_owned().await;
+        let (api, uri) = (self.clone(), uri.clone());
+        let answer = tokio::task::spawn_blocking(move || {
+            // Held until the answer stands, even if nobody waits for it any more.
+            let _turn = turn;
+            api.answer(&uri)
+        });
+        answer.await.unwrap_or_else(|_| Reply::fault(Fault::Internal))
+    }
+
+    fn answer(&self, uri: &Uri) -> Reply {
+        let rest = uri.path().strip_prefix(self.about.base_path.as_str());
         let Some(path) = rest.and_then(|rest| rest.strip_prefix("/api")) else { return nothing_here() };
-        let query = request.uri.query().unwrap_or_default();
+        let query = uri.query().unwrap_or_default();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts.as_slice() {
             ["version"] => ok(&self.version()),
-            ["entrypoints"] => Listing::read(query).reply(self.about.entry_points.clone()),
-            ["entrypoints", name] => one("entry point", &self.about.entry_points, name),
+            ["entrypoints"] => Listing::read(query).reply(&self.about.entry_points[..]),
+            ["entrypoints", name] => {
+                let name = decode(name);
+                let object = self.about.entry_points.iter().find(|object| object["name"] == name.as_str());
+                found("entry point", &name, object.cloned())
+            }
             // Nothing of TCP, UDP or certificates is served yet: their lists are empty, not missing.
             ["tcp", "routers" | "services" | "middlewares"] | ["udp", "routers" | "services"] | ["certificates"] => {
-                Listing::read(query).reply(Vec::new())
+                Listing::read(query).reply(&[][..])
             }
             _ => match self.status.applied() {
                 Some(applied) => self.of_configuration(&parts, query, &applied),
@@ -77,21 +98,17 @@ impl Api {
 
     fn of_configuration(&self, parts: &[&str], query: &str, applied: &Applied) -> Reply {
         let model = Model::new(applied, &self.about.default_entry_points);
-        let objects = |kind: &str| match kind {
-            "routers" => Some(("router", model.routers())),
-            "services" => Some(("service", model.services())),
-            "middlewares" => Some(("middleware", model.middlewares())),
-            _ => None,
-        };
         match parts {
             ["overview"] => ok(&self.overview(&model)),
             ["rawdata"] => ok(&raw(&model, applied)),
             ["http", kind] => {
-                objects(kind).map_or_else(nothing_here, |(_, objects)| Listing::read(query).reply(objects))
+                let list = Class::of_segment(kind).map(|class| model.list(class));
+                list.map_or_else(nothing_here, |list| Listing::read(query).reply(&list))
             }
-            ["http", kind, name] => {
-                objects(kind).map_or_else(nothing_here, |(word, objects)| one(word, &objects, name))
-            }
+            ["http", kind, name] => Class::of_segment(kind).map_or_else(nothing_here, |class| {
+                let name = decode(name);
+                found(class.noun(), &name, model.object(class, &name))
+            }),
             _ => nothing_here(),
         }
     }
@@ -110,9 +127,9 @@ impl Api {
         let none = json!({ "total": 0, "warnings": 0, "errors": 0 });
         json!({
             "http": {
-                "routers": count(&model.routers()),
-                "services": count(&model.services()),
-                "middlewares": count(&model.middlewares()),
+                "routers": model.count(Class::Routers),
+                "services": model.count(Class::Services),
+                "middlewares": model.count(Class::Middlewares),
             },
             "tcp": { "routers": none, "services": none, "middlewares": none },
             "udp": { "routers": none, "services": none },
@@ -128,19 +145,21 @@ impl Internal for Api {
     }
 
     fn reply<'a>(&'a self, request: &'a RequestHeader, _: &'a Exchange) -> BoxFuture<'a, Reply> {
-        Box::pin(async move { self.answer(request) })
+        Box::pin(self.answer_aside(&request.method, &request.uri))
     }
 }
 
 fn raw(model: &Model<'_>, applied: &Applied) -> Value {
-    let by_name = |objects: Vec<Value>| -> BTreeMap<String, Value> {
-        objects.into_iter().map(|object| (object["name"].as_str().unwrap_or_default().to_owned(), object)).collect()
+    let by_name = |class: Class| -> BTreeMap<String, Value> {
+        let list = model.list(class);
+        let objects = (0..list.len()).filter_map(|index| list.object(index));
+        objects.map(|object| (object["name"].as_str().unwrap_or_default().to_owned(), object)).collect()
     };
     let problems: Vec<String> = applied.outcome.problems.iter().map(ToString::to_string).collect();
     json!({
-        "routers": by_name(model.routers()),
-        "services": by_name(model.services()),
-        "middlewares": by_name(model.middlewares()),
+        "routers": by_name(Class::Routers),
+        "services": by_name(Class::Services),
+        "middlewares": by_name(Class::Middlewares),
         "problems": problems,
     })
 }
@@ -153,17 +172,9 @@ fn nothing_here() -> Reply {
     Reply::text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-fn one(word: &str, objects: &[Value], name: &str) -> Reply {
-    let name = decode(name);
-    match objects.iter().find(|object| object["name"] == name.as_str()) {
-        Some(object) => ok(object),
-        None => {
-            Reply::json(StatusCode::NOT_FOUND, json!({ "message": format!("{word} not found: {name}") }).to_string())
-        }
-    }
-}
-
-fn count(objects: &[Value]) -> Value {
-    let with = |status: &str| objects.iter().filter(|object| object["status"] == status).count();
-    json!({ "total": objects.len(), "warnings": with("warning"), "errors": with("disabled") })
+fn found(noun: &str, name: &str, object: Option<Value>) -> Reply {
+    object.map_or_else(
+        || Reply::json(StatusCode::NOT_FOUND, json!({ "message": format!("{noun} not found: {name}") }).to_string()),
+        |object| ok(&object),
+    )
 }

@@ -14,7 +14,8 @@ use crate::exchange::{Exchange, Reply};
 use crate::service::Internal;
 
 use super::api::About;
-use super::model::Model;
+use super::listing::Listed;
+use super::model::{Class, Model};
 
 /// Most rows of one table; the API has them all.
 const ROW_LIMIT: usize = 1000;
@@ -76,9 +77,14 @@ impl Dashboard {
             outcome.problems.len(),
         );
         let model = Model::new(&applied, &self.about.default_entry_points);
-        table(&mut page, "Routers", &["name", "rule", "service", "entryPoints", "middlewares"], &model.routers());
-        table(&mut page, "Services", &["name", "type", "serverStatus", "usedBy"], &model.services());
-        table(&mut page, "Middlewares", &["name", "type", "usedBy"], &model.middlewares());
+        table(
+            &mut page,
+            "Routers",
+            &["name", "rule", "service", "entryPoints", "middlewares"],
+            &model.list(Class::Routers),
+        );
+        table(&mut page, "Services", &["name", "type", "serverStatus", "usedBy"], &model.list(Class::Services));
+        table(&mut page, "Middlewares", &["name", "type", "usedBy"], &model.list(Class::Middlewares));
         page
     }
 }
@@ -93,12 +99,12 @@ impl Internal for Dashboard {
     }
 }
 
-fn table(page: &mut String, title: &str, columns: &[&str], objects: &[Value]) {
+fn table(page: &mut String, title: &str, columns: &[&str], objects: &impl Listed) {
     let _ = write!(page, "<h2>{title} ({})</h2><table><tr><th>status", objects.len());
     for column in columns {
         let _ = write!(page, "<th>{column}");
     }
-    for object in objects.iter().take(ROW_LIMIT) {
+    for object in (0..objects.len().min(ROW_LIMIT)).filter_map(|index| objects.object(index)) {
         let status = object["status"].as_str().unwrap_or_default();
         let _ = write!(page, "<tr><td class={status}>{status}");
         for column in columns {

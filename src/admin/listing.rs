@@ -9,6 +9,25 @@ use crate::exchange::Reply;
 /// Most entries of one page.
 const PAGE_LIMIT: usize = 10_000;
 
+/// A list whose objects are made when they are looked at.
+pub(super) trait Listed {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// The one at `index`.
+    fn object(&self, index: usize) -> Option<Value>;
+}
+
+impl Listed for [Value] {
+    fn len(&self) -> usize {
+        <[Value]>::len(self)
+    }
+
+    fn object(&self, index: usize) -> Option<Value> {
+        self.get(index).cloned()
+    }
+}
+
 /// What a list is asked for.
 #[derive(Debug, PartialEq)]
 pub(super) struct Listing {
@@ -45,25 +64,35 @@ impl Listing {
         }
     }
 
-    /// The page of `objects` that was asked for.
-    pub(super) fn reply(&self, mut objects: Vec<Value>) -> Reply {
-        objects.retain(|object| self.wants(object));
-        if let Some(key) = &self.sort_by {
-            objects.sort_by_cached_key(|object| sort_key(object, key));
-        }
-        if self.descending {
-            objects.reverse();
-        }
+    /// The page of `objects` that was asked for. Only one object at a time is held besides those of the page.
+    pub(super) fn reply(&self, objects: &(impl Listed + ?Sized)) -> Reply {
+        let chosen = self.choose(objects);
         let start = (self.page - 1).saturating_mul(self.per_page);
-        if start > 0 && start >= objects.len() {
+        if start > 0 && start >= chosen.len() {
             let message = format!("invalid request: page: {}, per_page: {}", self.page, self.per_page);
             return Reply::json(StatusCode::BAD_REQUEST, serde_json::json!({ "message": message }).to_string());
         }
-        let end = start.saturating_add(self.per_page).min(objects.len());
-        let next = if end < objects.len() { self.page + 1 } else { 1 };
-        let page = Value::Array(objects.drain(start..end).collect());
-        Reply::json(StatusCode::OK, page.to_string())
+        let end = start.saturating_add(self.per_page).min(chosen.len());
+        let next = if end < chosen.len() { self.page + 1 } else { 1 };
+        let page = chosen.get(start..end).unwrap_or_default().iter().filter_map(|index| objects.object(*index));
+        Reply::json(StatusCode::OK, Value::Array(page.collect()).to_string())
             .with(HeaderName::from_static("x-next-page"), HeaderValue::from(next))
+    }
+
+    /// The objects that are wanted, in the order that is wanted.
+    fn choose(&self, objects: &(impl Listed + ?Sized)) -> Vec<usize> {
+        let filters = [&self.search, &self.status, &self.service, &self.middleware];
+        let mut chosen: Vec<usize> = (0..objects.len()).collect();
+        if filters.iter().any(|filter| filter.is_some()) {
+            chosen.retain(|index| objects.object(*index).is_some_and(|object| self.wants(&object)));
+        }
+        if let Some(key) = &self.sort_by {
+            chosen.sort_by_cached_key(|index| objects.object(*index).map(|object| sort_key(&object, key)));
+        }
+        if self.descending {
+            chosen.reverse();
+        }
+        chosen
     }
 
     fn wants(&self, object: &Value) -> bool {
@@ -102,9 +131,8 @@ mod tests {
     use super::*;
 
     fn check(query: &str, names: &[&str], next: &str) {
-        let objects =
-            ["a", "b", "c"].iter().map(|name| serde_json::json!({ "name": name, "status": "enabled" })).collect();
-        let reply = Listing::read(query).reply(objects);
+        let objects = ["a", "b", "c"].map(|name| serde_json::json!({ "name": name, "status": "enabled" }));
+        let reply = Listing::read(query).reply(&objects[..]);
         let found: Vec<Value> = serde_json::from_slice(&reply.body).unwrap();
         let found: Vec<&str> = found.iter().map(|object| object["name"].as_str().unwrap()).collect();
         assert_eq!(found, names, "{query}");
@@ -119,7 +147,7 @@ mod tests {
         check("search=B", &["b"], "1");
         check("status=disabled", &[], "1");
         check("sortBy=name&direction=desc", &["c", "b", "a"], "1");
-        let reply = Listing::read("page=5&per_page=1").reply(vec![serde_json::json!({})]);
+        let reply = Listing::read("page=5&per_page=1").reply(&[serde_json::json!({})][..]);
         assert_eq!(reply.body, r#"{"message":"invalid request: page: 5, per_page: 1"}"#);
     }
 }

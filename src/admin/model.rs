@@ -1,5 +1,6 @@
 //! Routers, services and middlewares as Traefik's API shows them: as written, with what became of them.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -8,53 +9,121 @@ use serde_json::{Value, json};
 use crate::config::http::Router;
 use crate::control::status::Applied;
 use crate::middleware;
-use crate::problem::Severity;
+use crate::problem::{Problem, Severity};
 use crate::service::{self, Kind, Service};
 use crate::units::Name;
 
-/// Everything that the API shows of one configuration.
+use super::listing::Listed;
+
+/// What the API has lists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    Routers,
+    Services,
+    Middlewares,
+}
+
+impl Class {
+    /// By the word for it in paths.
+    pub(super) fn of_segment(segment: &str) -> Option<Self> {
+        [Self::Routers, Self::Services, Self::Middlewares].into_iter().find(|class| class.segment() == segment)
+    }
+
+    /// The word for it in paths.
+    fn segment(self) -> &'static str {
+        match self {
+            Self::Routers => "routers",
+            Self::Services => "services",
+            Self::Middlewares => "middlewares",
+        }
+    }
+
+    /// One of them.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Routers => "router",
+            Self::Services => "service",
+            Self::Middlewares => "middleware",
+        }
+    }
+}
+
+/// The routers that name each object.
+type Users<'a> = BTreeMap<&'a Name, Vec<&'a Name>>;
+
+/// What the API shows of one configuration. Objects are made when they are looked at: there may be a million of them.
 pub(super) struct Model<'a> {
     applied: &'a Applied,
     default_entry_points: &'a [Name],
-    service_users: BTreeMap<&'a Name, Vec<&'a Name>>,
-    middleware_users: BTreeMap<&'a Name, Vec<&'a Name>>,
+    service_users: OnceCell<Users<'a>>,
+    middleware_users: OnceCell<Users<'a>>,
 }
 
 impl<'a> Model<'a> {
     pub(super) fn new(applied: &'a Applied, default_entry_points: &'a [Name]) -> Self {
-        let mut service_users: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
-        let mut middleware_users: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
-        for (name, router) in &applied.routing.http.routers {
-            if let Some(service) = &router.service {
-                service_users.entry(service).or_default().push(name);
-            }
-            for middleware in router.middlewares.iter() {
-                middleware_users.entry(middleware).or_default().push(name);
-            }
+        Self { applied, default_entry_points, service_users: OnceCell::new(), middleware_users: OnceCell::new() }
+    }
+
+    /// Everything of one class, in the order in which it is listed.
+    pub(super) fn list(&self, class: Class) -> Objects<'_, 'a> {
+        fn all<'a, T, B>(written: &'a BTreeMap<Name, T>, broken: &'a BTreeMap<Name, B>) -> Vec<&'a Name> {
+            let unreadable = broken.keys().filter(|name| !written.contains_key(*name));
+            written.keys().chain(unreadable).collect()
         }
-        Self { applied, default_entry_points, service_users, middleware_users }
+        let http = &self.applied.routing.http;
+        let names = match class {
+            Class::Routers => all(&http.routers, &http.broken.routers),
+            Class::Services => {
+                let internal = self.applied.services.keys().filter(|name| name.is_internal());
+                all(&http.services, &http.broken.services).into_iter().chain(internal).collect()
+            }
+            Class::Middlewares => all(&http.middlewares, &http.broken.middlewares),
+        };
+        Objects { model: self, class, names }
     }
 
-    pub(super) fn routers(&self) -> Vec<Value> {
+    /// The object of a name.
+    pub(super) fn object(&self, class: Class, name: &str) -> Option<Value> {
         let http = &self.applied.routing.http;
-        let readable = http.routers.iter().map(|(name, router)| self.router(name, router));
-        let broken = http.broken.routers.keys().filter(|name| !http.routers.contains_key(*name));
-        readable.chain(broken.map(|name| self.unreadable("routers", name))).collect()
+        match class {
+            Class::Routers => match http.routers.get_key_value(name) {
+                Some((name, router)) => Some(self.router(name, router)),
+                None => self.unreadable(class, http.broken.routers.get_key_value(name)?.0),
+            },
+            Class::Services => match (http.services.get_key_value(name), self.applied.services.get_key_value(name)) {
+                (Some((name, settings)), _) => Some(self.service(name, settings)),
+                (None, Some((name, _))) => Some(self.internal(name)),
+                (None, None) => self.unreadable(class, http.broken.services.get_key_value(name)?.0),
+            },
+            Class::Middlewares => match http.middlewares.get_key_value(name) {
+                Some((name, settings)) => Some(self.middleware(name, settings)),
+                None => self.unreadable(class, http.broken.middlewares.get_key_value(name)?.0),
+            },
+        }
     }
 
-    pub(super) fn services(&self) -> Vec<Value> {
-        let http = &self.applied.routing.http;
-        let internal = self.applied.services.keys().filter(|name| name.is_internal()).map(|name| self.internal(name));
-        let readable = http.services.iter().map(|(name, settings)| self.service(name, settings));
-        let broken = http.broken.services.keys().filter(|name| !http.services.contains_key(*name));
-        readable.chain(internal).chain(broken.map(|name| self.unreadable("services", name))).collect()
+    /// How many objects of a class there are, and how many of them have warnings or are disabled.
+    pub(super) fn count(&self, class: Class) -> Value {
+        let list = self.list(class);
+        let statuses: Vec<&str> = list.names.iter().map(|name| status(&self.problems(class, name))).collect();
+        let with = |wanted: &str| statuses.iter().filter(|status| **status == wanted).count();
+        json!({ "total": list.names.len(), "warnings": with("warning"), "errors": with("disabled") })
     }
 
-    pub(super) fn middlewares(&self) -> Vec<Value> {
-        let http = &self.applied.routing.http;
-        let readable = http.middlewares.iter().map(|(name, settings)| self.middleware(name, settings));
-        let broken = http.broken.middlewares.keys().filter(|name| !http.middlewares.contains_key(*name));
-        readable.chain(broken.map(|name| self.unreadable("middlewares", name))).collect()
+    fn users_of_service(&self, name: &Name) -> Vec<&'a Name> {
+        let routers = &self.applied.routing.http.routers;
+        let users = self.service_users.get_or_init(|| {
+            users(routers.iter().flat_map(|(name, router)| router.service.iter().map(move |service| (service, name))))
+        });
+        users.get(name).cloned().unwrap_or_default()
+    }
+
+    fn users_of_middleware(&self, name: &Name) -> Vec<&'a Name> {
+        let routers = &self.applied.routing.http.routers;
+        let users = self.middleware_users.get_or_init(|| {
+            users(routers.iter().flat_map(|(name, router)| router.middlewares.iter().map(move |used| (used, name))))
+        });
+        users.get(name).cloned().unwrap_or_default()
     }
 
     fn router(&self, name: &Name, router: &Router) -> Value {
@@ -69,7 +138,7 @@ impl<'a> Model<'a> {
         object["using"] = json!(entry_points);
         object["priority"] = json!(priority);
         object["priorityStr"] = json!(priority.to_string());
-        self.finish(object, "routers", name)
+        self.finish(object, Class::Routers, name)
     }
 
     fn service(&self, name: &Name, settings: &service::Settings) -> Value {
@@ -78,7 +147,7 @@ impl<'a> Model<'a> {
             Ok(Kind::Weighted(_)) => "weighted",
             _ => "loadbalancer",
         });
-        object["usedBy"] = json!(self.service_users.get(name).cloned().unwrap_or_default());
+        object["usedBy"] = json!(self.users_of_service(name));
         if let Some(Service::Servers(pool)) = self.applied.services.get(name).map(|service| &**service) {
             let now = std::time::Instant::now();
             let state = |up: bool| if up { "UP" } else { "DOWN" };
@@ -86,39 +155,30 @@ impl<'a> Model<'a> {
                 pool.members().iter().map(|member| (member.server.url(), state(member.server.is_up(now)))).collect();
             object["serverStatus"] = json!(states);
         }
-        self.finish(object, "services", name)
+        self.finish(object, Class::Services, name)
     }
 
     fn internal(&self, name: &Name) -> Value {
-        let users = self.service_users.get(name).cloned().unwrap_or_default();
+        let users = self.users_of_service(name);
         json!({ "status": "enabled", "usedBy": users, "name": name, "provider": "internal", "type": "internal" })
     }
 
     fn middleware(&self, name: &Name, settings: &middleware::Settings) -> Value {
         let mut object = as_written(settings);
         object["type"] = json!(settings.kind().to_lowercase());
-        object["usedBy"] = json!(self.middleware_users.get(name).cloned().unwrap_or_default());
-        self.finish(object, "middlewares", name)
+        object["usedBy"] = json!(self.users_of_middleware(name));
+        self.finish(object, Class::Middlewares, name)
     }
 
     /// An object that is written but cannot be read.
-    fn unreadable(&self, kind: &str, name: &Name) -> Value {
-        self.finish(json!({}), kind, name)
+    fn unreadable(&self, class: Class, name: &Name) -> Option<Value> {
+        Some(self.finish(json!({}), class, name))
     }
 
-    /// Adds what became of it: an error disables, anything else is a warning.
-    fn finish(&self, mut object: Value, kind: &str, name: &Name) -> Value {
-        // Compiling speaks of qualified names, reading of the names as they stand in the file.
-        let qualified = format!("http.{kind}.{name}");
-        let written = format!("http.{kind}.{}", name.local());
-        let problems: Vec<_> =
-            [&qualified, &written].into_iter().flat_map(|path| self.applied.problems_of(path)).collect();
-        let status = match problems.iter().map(|problem| problem.severity).max() {
-            Some(Severity::Error) => "disabled",
-            Some(Severity::Warning) => "warning",
-            None => "enabled",
-        };
-        object["status"] = json!(status);
+    /// Adds what became of it.
+    fn finish(&self, mut object: Value, class: Class, name: &Name) -> Value {
+        let problems = self.problems(class, name);
+        object["status"] = json!(status(&problems));
         if !problems.is_empty() {
             object["error"] = json!(problems.iter().map(ToString::to_string).collect::<Vec<_>>());
         }
@@ -126,6 +186,51 @@ impl<'a> Model<'a> {
         object["provider"] = json!(name.provider().unwrap_or_default());
         object
     }
+
+    fn problems(&self, class: Class, name: &Name) -> Vec<&'a Problem> {
+        if self.applied.outcome.problems.is_empty() {
+            return Vec::new();
+        }
+        let kind = class.segment();
+        // Compiling speaks of qualified names, reading of the names as they stand in the file.
+        let mut problems = self.applied.problems_of(&format!("http.{kind}.{name}"));
+        problems.extend(self.applied.problems_of(&format!("http.{kind}.{}", name.local())));
+        problems
+    }
+}
+
+/// The objects of one class.
+pub(super) struct Objects<'m, 'a> {
+    model: &'m Model<'a>,
+    class: Class,
+    names: Vec<&'a Name>,
+}
+
+impl Listed for Objects<'_, '_> {
+    fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    fn object(&self, index: usize) -> Option<Value> {
+        self.model.object(self.class, self.names.get(index)?.as_str())
+    }
+}
+
+/// An error disables, anything else is a warning.
+fn status(problems: &[&Problem]) -> &'static str {
+    match problems.iter().map(|problem| problem.severity).max() {
+        Some(Severity::Error) => "disabled",
+        Some(Severity::Warning) => "warning",
+        None => "enabled",
+    }
+}
+
+fn users<'a>(pairs: impl Iterator<Item = (&'a Name, &'a Name)>) -> Users<'a> {
+    let mut users = Users::new();
+    for (used, user) in pairs {
+        users.entry(used).or_default().push(user);
+    }
+    users
 }
 
 fn as_written(settings: &impl Serialize) -> Value {

@@ -26,14 +26,26 @@ impl Routing {
     pub fn merge(&mut self, other: Self) {
         let Http { routers, services, middlewares, servers_transports, broken } = other.http;
         let http = &mut self.http;
-        http.routers.extend(routers);
-        http.services.extend(services);
-        http.middlewares.extend(middlewares);
-        http.servers_transports.extend(servers_transports);
-        http.broken.routers.extend(broken.routers);
-        http.broken.services.extend(broken.services);
-        http.broken.middlewares.extend(broken.middlewares);
-        http.broken.servers_transports.extend(broken.servers_transports);
+        add(&mut http.routers, routers);
+        add(&mut http.services, services);
+        add(&mut http.middlewares, middlewares);
+        add(&mut http.servers_transports, servers_transports);
+        add(&mut http.broken.routers, broken.routers);
+        add(&mut http.broken.services, broken.services);
+        add(&mut http.broken.middlewares, broken.middlewares);
+        add(&mut http.broken.servers_transports, broken.servers_transports);
+    }
+
+    /// The same, with every object that `last` has just so taken from there: it is kept in memory once, and whoever compares
+    /// the two has only pointers to compare.
+    #[must_use]
+    pub fn sharing(mut self, last: &Self) -> Self {
+        let (http, before) = (&mut self.http, &last.http);
+        share(&mut http.routers, &before.routers);
+        share(&mut http.services, &before.services);
+        share(&mut http.middlewares, &before.middlewares);
+        share(&mut http.servers_transports, &before.servers_transports);
+        self
     }
 
     /// Reads a tree that has been checked. Each object is read alone, so that a bad one takes no other down.
@@ -85,6 +97,28 @@ fn asks_for_tls(name: &str, problems: &[Problem]) -> bool {
     problems.iter().any(|problem| {
         problem.path.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     })
+}
+
+/// Adds the smaller map to the larger one.
+fn add<T>(to: &mut BTreeMap<Name, T>, mut other: BTreeMap<Name, T>) {
+    if to.len() < other.len() {
+        std::mem::swap(to, &mut other);
+    }
+    to.extend(other);
+}
+
+/// Replaces each object that `last` has, too, by that one. Both are walked in the order of the names.
+fn share<T: PartialEq>(objects: &mut BTreeMap<Name, Arc<T>>, last: &BTreeMap<Name, Arc<T>>) {
+    let mut last = last.iter().peekable();
+    let shared = std::mem::take(objects).into_iter().map(|(name, object)| {
+        while last.next_if(|(other, _)| **other < name).is_some() {}
+        match last.next_if(|(other, _)| **other == name) {
+            Some((name, before)) if Arc::ptr_eq(before, &object) || *before == object => (name.clone(), before.clone()),
+            Some((name, _)) => (name.clone(), object),
+            None => (name, object),
+        }
+    });
+    *objects = shared.collect();
 }
 
 struct Reader<'a> {

@@ -1,5 +1,6 @@
 //! Inbox → throttle → merge → compile → swap → status. The only writer of [`Current`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +16,9 @@ use crate::snapshot::Current;
 use super::inbox::{Inbox, Published};
 use super::status::Status;
 use super::{Built, Kit, compile};
+
+/// Most problems that the log tells each time.
+const TOLD: usize = 1000;
 
 /// How one application of the configuration ended.
 #[derive(Clone, Debug)]
@@ -97,6 +101,9 @@ impl Pipeline {
         next.start(&self.kit);
         self.kit.runtime.block_on(next.addresses_asked());
         self.current.store(next.snapshot.clone());
+        if let Some(before) = &*built {
+            before.retire(&next);
+        }
         let problems = gather(&published, &next.problems);
         let read = !published.values().any(|published| published.failed);
         let outcome = Outcome {
@@ -128,17 +135,17 @@ impl Pipeline {
 }
 
 /// All problems, each with its place where the source has it.
-fn gather(published: &std::collections::BTreeMap<Arc<str>, Published>, compiled: &Problems) -> Problems {
+fn gather(published: &BTreeMap<Arc<str>, Published>, compiled: &Problems) -> Problems {
     let mut all = Problems::new();
     for published in published.values() {
         all.extend(published.problems.iter().cloned());
     }
     all.extend(compiled.iter().cloned().map(|problem| place(problem, published)));
-    all
+    all.once_each()
 }
 
 /// Compile speaks of `http.routers.web@file.rule`; the provider knows `http.routers.web.rule`.
-fn place(problem: Problem, published: &std::collections::BTreeMap<Arc<str>, Published>) -> Problem {
+fn place(problem: Problem, published: &BTreeMap<Arc<str>, Published>) -> Problem {
     let found = published.iter().find_map(|(provider, published)| {
         let locate = published.locate.as_ref()?;
         let suffix = format!("@{provider}");
@@ -148,12 +155,15 @@ fn place(problem: Problem, published: &std::collections::BTreeMap<Arc<str>, Publ
 }
 
 fn report(outcome: &Outcome) {
-    for problem in &outcome.problems {
+    for problem in outcome.problems.iter().take(TOLD) {
         if problem.is_error() {
             log::error!("{problem}");
         } else {
             log::warn!("{problem}");
         }
+    }
+    if outcome.problems.len() > TOLD {
+        log::warn!("{} more problems; the API and `portcullis check` tell all of them", outcome.problems.len() - TOLD);
     }
     log::info!(
         event = "configuration-applied",

@@ -23,14 +23,29 @@ pub struct Applied {
     pub services: Arc<std::collections::BTreeMap<Name, Arc<Service>>>,
     /// How it went.
     pub outcome: Outcome,
+    /// The problems, by their paths.
+    by_path: Box<[usize]>,
 }
 
 impl Applied {
     /// The problems of one object, by the path of it: `http.routers.web@file`.
-    pub fn problems_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Problem> {
-        self.outcome.problems.iter().filter(move |problem| {
-            problem.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+    pub fn problems_of(&self, path: &str) -> Vec<&Problem> {
+        if self.by_path.is_empty() {
+            return Vec::new();
+        }
+        let mut found: Vec<&Problem> = self.problems_from(path).take_while(|problem| problem.path == path).collect();
+        // A path that goes on with a letter is that of another object.
+        for start in [format!("{path}."), format!("{path}[")] {
+            found.extend(self.problems_from(&start).take_while(|problem| problem.path.starts_with(&start)));
+        }
+        found
+    }
+
+    /// The problems in the order of their paths, from `start` on.
+    fn problems_from(&self, start: &str) -> impl Iterator<Item = &Problem> {
+        let problem = |index: &usize| self.outcome.problems.as_slice().get(*index);
+        let first = self.by_path.partition_point(|index| problem(index).is_some_and(|problem| *problem.path < *start));
+        self.by_path.iter().skip(first).filter_map(problem)
     }
 }
 
@@ -45,11 +60,15 @@ impl Status {
     }
 
     pub(super) fn set(&self, built: &Built, outcome: &Outcome) {
+        let problems = outcome.problems.as_slice();
+        let mut by_path: Box<[usize]> = (0..problems.len()).collect();
+        by_path.sort_by_key(|index| problems.get(*index).map(|problem| &problem.path));
         self.0.store(Some(Arc::new(Applied {
             routing: built.routing.clone(),
             snapshot: built.snapshot.clone(),
             services: built.services.clone(),
             outcome: outcome.clone(),
+            by_path,
         })));
     }
 }

@@ -61,6 +61,11 @@ impl Rule {
         parser::parse(text, &build).map(|predicate| Self { predicate })
     }
 
+    /// A rule that no request meets.
+    pub fn never() -> Self {
+        Self { predicate: Predicate::Any(Box::default()) }
+    }
+
     /// Whether the request meets the rule.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
         self.predicate.test(&|matcher| matcher.matches(request))

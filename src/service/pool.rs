@@ -286,12 +286,17 @@ impl ServerPool {
         self.tasks.running.lock().drain(..).for_each(|task| task.abort());
     }
 
+    /// Whether there is a server whose name was never asked for.
+    pub fn is_waiting_for_addresses(&self) -> bool {
+        self.tasks.unanswered.load(Ordering::Acquire) > 0
+    }
+
     /// Waits until every server's name has been asked for once, but not for long. Before that, such a server is down.
     pub async fn addresses_asked(&self) {
         let asked = async {
             loop {
                 let answer = self.tasks.answer.notified();
-                if self.tasks.unanswered.load(Ordering::Acquire) == 0 {
+                if !self.is_waiting_for_addresses() {
                     return;
                 }
                 answer.await;

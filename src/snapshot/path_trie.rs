@@ -32,13 +32,13 @@ impl Candidate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key<'p> {
     /// Index of the trie.
-    pub root: u32,
+    pub(super) root: u32,
     /// The path, whole or as a prefix.
-    pub path: &'p [u8],
+    pub(super) path: &'p [u8],
     /// Whether the path has to end where `path` does.
-    pub exact: bool,
+    pub(super) exact: bool,
     /// The route.
-    pub candidate: Candidate,
+    pub(super) candidate: Candidate,
 }
 
 /// A node: where its parts begin. They end where those of the next node begin.

@@ -1,10 +1,12 @@
 //! A router as built.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::config::Router;
 use crate::middleware::Chain;
 use crate::observe::meters::RouterMeters;
-use crate::rule::Rule;
+use crate::rule::{Rule, Syntax};
 use crate::service::Service;
 use crate::units::Name;
 
@@ -15,9 +17,14 @@ use super::route_table::Routed;
 pub struct Route {
     /// Qualified name of the router.
     pub name: Name,
-    /// When it matches.
-    pub rule: Rule,
-    /// Larger wins; see [`Route::outranks`].
+    /// As written.
+    pub settings: Arc<Router>,
+    /// Language that its rule is written in.
+    pub syntax: Syntax,
+    /// Its rule, as long as the index cannot answer alone. Most it can: then the rule is read again where people want to see it.
+    /// See [`Route::worth_keeping`].
+    pub rule: Option<Box<Rule>>,
+    /// Larger wins; then the order of providers decides, then the name, so that it never depends on chance.
     pub priority: i64,
     /// Where its requests go.
     pub target: Target,
@@ -54,14 +61,29 @@ pub struct Switches {
 }
 
 impl Route {
-    /// The order of two routes in a table: larger priority first, then by name, so that it never depends on chance.
-    pub fn outranks(&self, other: &Self) -> std::cmp::Ordering {
-        other.priority.cmp(&self.priority).then_with(|| self.name.cmp(&other.name))
+    /// The rule, if some request has to ask it although its host and path are found in the index.
+    pub fn worth_keeping(rule: Rule) -> Option<Box<Rule>> {
+        let is_decided = rule.conjunctions().iter().all(|one| one.decided);
+        (!is_decided).then(|| Box::new(rule))
     }
 }
 
 impl Routed for Route {
-    fn rule(&self) -> &Rule {
-        &self.rule
+    fn rule(&self) -> Cow<'_, Rule> {
+        match &self.rule {
+            Some(rule) => Cow::Borrowed(rule),
+            // It was read once before.
+            None => Cow::Owned(Rule::parse(&self.settings.rule, self.syntax).unwrap_or_else(|_| Rule::never())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_small() {
+        assert!(size_of::<Route>() <= 88, "{}", size_of::<Route>());
     }
 }

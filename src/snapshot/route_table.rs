@@ -1,5 +1,6 @@
 //! Which route takes a request: host → path → candidates by rank → predicate. The index is an accelerator, the rule is the truth.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ const ANY_HOST: u32 = 0;
 
 /// What a route table needs to know of a route.
 pub trait Routed {
-    /// When it takes a request.
-    fn rule(&self) -> &Rule;
+    /// When it takes a request. It need not be at hand: it is asked for when the table is built, when people ask why, and for a
+    /// request only if the index cannot decide.
+    fn rule(&self) -> Cow<'_, Rule>;
 }
 
 /// The routes of an entry point, in rank order: of those that match a request, the first takes it.
@@ -40,8 +42,9 @@ impl<R: Routed> RouteTable<R> {
         routes.truncate(Candidate::MAX_RANK as usize);
         let (mut hosts, mut parents) = (Hosts::default(), Hosts::default());
         let mut roots = ANY_HOST + 1;
-        let mut keys = Vec::with_capacity(routes.len());
-        let mut path_bytes = 0_usize;
+        // Rules may be gone after this, so the paths are kept in one text until the tries stand.
+        let mut entries = Vec::with_capacity(routes.len());
+        let mut paths = String::new();
         for (rank, route) in (0_u32..).zip(&routes) {
             for Conjunction { host, path, decided } in route.rule().conjunctions() {
                 let root = match host {
@@ -54,15 +57,26 @@ impl<R: Routed> RouteTable<R> {
                     PathCondition::Exact(path) => (path, true),
                     PathCondition::Prefix(path) => (path, false),
                 };
-                path_bytes = path_bytes.saturating_add(path.len());
-                keys.push(match root {
-                    Some(root) if path_bytes < TEXT_LIMIT_BYTES => {
-                        Key { root, path: path.as_bytes(), exact, candidate: Candidate::new(rank, decided) }
+                entries.push(match root {
+                    Some(root) if paths.len() + path.len() < TEXT_LIMIT_BYTES => {
+                        let start = paths.len();
+                        paths.push_str(path);
+                        Entry {
+                            root,
+                            path: (start as u32, paths.len() as u32),
+                            exact,
+                            candidate: Candidate::new(rank, decided),
+                        }
                     }
-                    _ => Key { root: ANY_HOST, path: b"", exact: false, candidate: Candidate::new(rank, false) },
+                    _ => Entry { root: ANY_HOST, path: (0, 0), exact: false, candidate: Candidate::new(rank, false) },
                 });
             }
         }
+        let keys = entries.into_iter().map(|Entry { root, path: (start, end), exact, candidate }| {
+            let path = paths.as_bytes().get(start as usize..end as usize).unwrap_or_default();
+            Key { root, path, exact, candidate }
+        });
+        let keys = keys.collect();
         let tries = PathTries::build(roots, keys);
         hosts.shrink();
         parents.shrink();
@@ -94,7 +108,7 @@ impl<R: Routed> RouteTable<R> {
                 if chosen.len() >= limit {
                     break;
                 }
-                let fits = !needs_host || self.routes.get(rank).is_some_and(|route| knows_host(route.rule(), request));
+                let fits = !needs_host || self.routes.get(rank).is_some_and(|route| knows_host(&route.rule(), request));
                 if fits && near.binary_search(&rank).is_err() && !chosen.contains(&rank) {
                     chosen.push(rank);
                 }
@@ -134,6 +148,14 @@ impl<R: Routed> RouteTable<R> {
             self.tries.walk(root, path, found);
         }
     }
+}
+
+/// A key of the tries, its path as a range of a text.
+struct Entry {
+    root: u32,
+    path: (u32, u32),
+    exact: bool,
+    candidate: Candidate,
 }
 
 impl<R: Routed> Default for RouteTable<R> {
@@ -288,8 +310,8 @@ mod tests {
     }
 
     impl Routed for Only {
-        fn rule(&self) -> &Rule {
-            &self.rule
+        fn rule(&self) -> Cow<'_, Rule> {
+            Cow::Borrowed(&self.rule)
         }
     }
 

@@ -1,137 +1,272 @@
 //! Routers: rules, chains and services joined to routes, and the routes of each entry point indexed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, btree_map};
+use std::iter::Peekable;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::config::Routing;
 use crate::config::http::Router;
 use crate::config::install::RuleSyntax;
-use crate::problem::Problem;
+use crate::middleware::Chain;
+use crate::problem::{Problem, Problems};
 use crate::rule::{Rule, Syntax};
 use crate::service::Service;
 use crate::snapshot::route_table::RouteTable;
 use crate::snapshot::{Route, Switches, Target};
 use crate::units::Name;
 
-use super::middlewares::Bench;
-use super::{Built, Kit};
+use super::middlewares::{Bench, Gap};
+use super::{Built, EntryPointModel, Kit};
 
 /// The largest priority that users may set: those above belong to the gateway's own routers (Traefik: `MaxInt - 1000`).
 const MAX_USER_PRIORITY: i64 = i64::MAX - 1000;
 
-/// Routes by router and by the entry points that treat it alike: 0 where no entry point adds anything, else its index + 1.
-type Routes = BTreeMap<(Name, u32), Arc<Route>>;
+/// The routes of all routers, in the order of their names. A router has one for each group of entry points that put the same
+/// middlewares before it, in the order in which it names them.
+type Routes = Box<[Arc<Route>]>;
 type Tables = Box<[Arc<RouteTable<Route>>]>;
+/// Where the authors of rules probably meant something else, by router. Rules that are kept are not read again to find out.
+pub(super) type Doubts = BTreeMap<Name, Box<[String]>>;
 
 /// Builds all routers and the table of each entry point.
 pub(super) fn build(
     routing: &Routing,
     services: &BTreeMap<Name, Arc<Service>>,
     bench: &mut Bench<'_>,
-    previous: Option<&Built>,
-    kit: &Kit,
-) -> (Routes, Tables) {
-    let mut work = Work { routing, services, bench, previous, kit, routes: Routes::new() };
-    let mut members: Vec<Vec<Arc<Route>>> = vec![Vec::new(); kit.entry_points.len()];
+    problems: &mut Problems,
+    (previous, kit): (Option<&Built>, &Kit),
+) -> (Routes, Tables, Doubts) {
+    let mut work = Work {
+        routing,
+        services,
+        bench,
+        problems,
+        kit,
+        earlier: previous.map(Earlier::new),
+        models: models(&kit.entry_points),
+        outer: BTreeMap::new(),
+        doubts: Doubts::new(),
+        routes: Vec::with_capacity(routing.http.routers.len()),
+        members: vec![Vec::new(); kit.entry_points.len()],
+    };
     for (name, router) in &routing.http.routers {
-        work.add(name, router, &mut members);
+        work.add(name, router);
     }
-    let routes = work.routes;
-    let rank = |route: &Arc<Route>| precedence(&route.name, kit);
-    let tables = members
-        .into_iter()
-        .enumerate()
-        .map(|(index, mut members)| {
-            members.sort_by(|a, b| {
-                b.priority.cmp(&a.priority).then_with(|| rank(a).cmp(&rank(b))).then_with(|| a.name.cmp(&b.name))
-            });
-            previous
-                .and_then(|built| built.snapshot.http.get(index))
-                .filter(|table| {
-                    table.routes().len() == members.len()
-                        && table.routes().iter().zip(&members).all(|(a, b)| Arc::ptr_eq(a, b))
-                })
-                .cloned()
-                .unwrap_or_else(|| Arc::new(RouteTable::build(members)))
-        })
-        .collect();
-    (routes, tables)
+    let Work { routes, members, doubts, .. } = work;
+    let tables = members.into_iter().enumerate().map(|(index, members)| {
+        let before = previous.and_then(|built| built.snapshot.http.get(index));
+        table(members, before, &kit.precedence)
+    });
+    let tables = tables.collect();
+    (routes.into(), tables, doubts)
 }
 
-fn precedence(name: &Name, kit: &Kit) -> usize {
-    if kit.precedence.is_empty() {
+/// Indexes the routes of one entry point, which come in the order of their names; `before` if it has the same ones.
+fn table(
+    mut members: Vec<Arc<Route>>,
+    before: Option<&Arc<RouteTable<Route>>>,
+    precedence: &[String],
+) -> Arc<RouteTable<Route>> {
+    // The sort is stable: routes of equal rank stay in the order of their names.
+    members.sort_by_cached_key(|route| (Reverse(route.priority), rank(&route.name, precedence)));
+    let is_same = |table: &&Arc<RouteTable<Route>>| {
+        table.routes().len() == members.len() && table.routes().iter().zip(&members).all(|(a, b)| Arc::ptr_eq(a, b))
+    };
+    match before.filter(is_same) {
+        Some(table) => table.clone(),
+        None => Arc::new(RouteTable::build(members)),
+    }
+}
+
+/// The place of the router's provider in the order of preference.
+fn rank(name: &Name, precedence: &[String]) -> usize {
+    if precedence.is_empty() {
         return 0;
     }
     let provider = name.provider().unwrap_or_default();
-    kit.precedence.iter().position(|known| known.eq_ignore_ascii_case(provider)).unwrap_or(kit.precedence.len())
+    precedence.iter().position(|known| known.eq_ignore_ascii_case(provider)).unwrap_or(precedence.len())
+}
+
+/// For each entry point the first that puts the same middlewares before its routers; `None` if it puts none.
+fn models(entry_points: &[EntryPointModel]) -> Box<[Option<usize>]> {
+    let first = |wanted: &EntryPointModel| entry_points.iter().position(|one| one.middlewares == wanted.middlewares);
+    entry_points.iter().map(|one| first(one).filter(|_| !one.middlewares.is_empty())).collect()
+}
+
+/// A walk through the build before, beside the walk through this one: both go by name.
+struct Earlier<'a> {
+    routers: Peekable<btree_map::Iter<'a, Name, Arc<Router>>>,
+    routes: &'a [Arc<Route>],
+    doubts: &'a Doubts,
+}
+
+impl<'a> Earlier<'a> {
+    fn new(previous: &'a Built) -> Self {
+        Self {
+            routers: previous.routing.http.routers.iter().peekable(),
+            routes: &previous.routes,
+            doubts: &previous.doubts,
+        }
+    }
+
+    /// The routes that the router had, if it is as it was. To be asked for with rising names.
+    fn routes_of(&mut self, name: &Name, router: &Arc<Router>) -> &'a [Arc<Route>] {
+        while self.routers.next_if(|(other, _)| *other < name).is_some() {}
+        let Some((_, before)) = self.routers.next_if(|(other, _)| *other == name) else { return &[] };
+        let skipped = self.routes.iter().take_while(|route| route.name < *name).count();
+        let rest = self.routes.get(skipped..).unwrap_or_default();
+        let (found, rest) = rest.split_at(rest.iter().take_while(|route| route.name == *name).count());
+        self.routes = rest;
+        if Arc::ptr_eq(before, router) || before == router { found } else { &[] }
+    }
 }
 
 struct Work<'a, 'b> {
     routing: &'a Routing,
     services: &'a BTreeMap<Name, Arc<Service>>,
     bench: &'a mut Bench<'b>,
-    previous: Option<&'a Built>,
+    problems: &'a mut Problems,
     kit: &'a Kit,
-    routes: Routes,
+    earlier: Option<Earlier<'a>>,
+    models: Box<[Option<usize>]>,
+    /// Middlewares of an entry point, qualified for the routers of a provider.
+    outer: BTreeMap<(usize, &'a str), Arc<[Name]>>,
+    doubts: Doubts,
+    routes: Vec<Arc<Route>>,
+    /// The routes of each entry point.
+    members: Vec<Vec<Arc<Route>>>,
 }
 
-impl Work<'_, '_> {
-    fn add(&mut self, name: &Name, router: &Arc<Router>, members: &mut [Vec<Arc<Route>>]) {
+/// A rule that was read.
+#[derive(Clone)]
+struct Read {
+    rule: Option<Box<Rule>>,
+    syntax: Syntax,
+    priority: i64,
+}
+
+/// A router being built.
+struct Draft<'a> {
+    name: &'a Name,
+    router: &'a Arc<Router>,
+    service: Option<Arc<Service>>,
+    /// What it was built to before, if nothing is changed in it.
+    before: &'a [Arc<Route>],
+    /// Its rule, once that had to be read.
+    read: Option<Read>,
+}
+
+impl<'a> Work<'a, '_> {
+    fn add(&mut self, name: &'a Name, router: &'a Arc<Router>) {
+        let before = self.earlier.as_mut().map_or(&[][..], |earlier| earlier.routes_of(name, router));
         let entry_points = self.entry_points(name, router);
         if entry_points.is_empty() {
             return;
         }
+        let service = self.service(name, router);
+        let mut draft = Draft { name, router, service, before, read: None };
+        let mut made: SmallVec<[(Option<usize>, Arc<Route>); 2]> = SmallVec::new();
         for index in entry_points {
-            let adds = !self.kit.entry_points[index].middlewares.is_empty() && !name.is_internal();
-            let key = (name.clone(), if adds { index as u32 + 1 } else { 0 });
-            let route = match self.routes.get(&key) {
-                Some(route) => Some(route.clone()),
-                None => self.route(name, router, adds.then_some(index), &key),
+            let model = self.models.get(index).copied().flatten().filter(|_| !name.is_internal());
+            let route = match made.iter().find(|(known, _)| *known == model) {
+                Some((_, route)) => route.clone(),
+                None => {
+                    let Some(route) = self.route(&mut draft, model, made.len()) else { return };
+                    made.push((model, route.clone()));
+                    self.routes.push(route.clone());
+                    route
+                }
             };
-            if let Some(route) = route {
-                self.routes.insert(key, route.clone());
-                members[index].push(route);
-            }
+            self.members[index].push(route);
+        }
+        if draft.read.is_none() {
+            self.doubt_again(name);
         }
     }
 
-    /// Indices of the entry points that serve the router.
-    fn entry_points(&mut self, name: &Name, router: &Router) -> Vec<usize> {
+    /// Tells what was told of a rule that is not read again.
+    fn doubt_again(&mut self, name: &Name) {
+        let before = self.earlier.as_ref().and_then(|earlier| earlier.doubts.get(name));
+        if let Some(doubts) = before.cloned() {
+            self.doubt(name, doubts);
+        }
+    }
+
+    fn doubt(&mut self, name: &Name, doubts: Box<[String]>) {
+        for doubt in &doubts {
+            self.tell(name, Problem::warning("rule", doubt));
+        }
+        self.doubts.insert(name.clone(), doubts);
+    }
+
+    /// Indices of the entry points that serve the router, each once.
+    fn entry_points(&mut self, name: &Name, router: &Router) -> SmallVec<[usize; 4]> {
         let known = &self.kit.entry_points;
         if router.entry_points.is_empty() {
             return (0..known.len()).filter(|index| known[*index].is_default).collect();
         }
-        let mut found = Vec::with_capacity(router.entry_points.len());
+        let mut found = SmallVec::new();
         for (position, wanted) in router.entry_points.iter().enumerate() {
             match known.iter().position(|entry_point| *entry_point.name == *wanted.as_str()) {
+                Some(index) if found.contains(&index) => {}
                 Some(index) => found.push(index),
-                None => self.problem(
-                    name,
-                    Problem::at(format!("entryPoints[{position}]"), format!("entryPoint \"{wanted}\" doesn't exist"))
-                        .with_help(format!(
-                            "there are: {}",
-                            self.kit.entry_points.iter().map(|e| &*e.name).collect::<Vec<_>>().join(", ")
-                        )),
-                ),
+                None => {
+                    let names = known.iter().map(|entry_point| &*entry_point.name).collect::<Vec<_>>().join(", ");
+                    let path = format!("entryPoints[{position}]");
+                    let problem = Problem::at(path, format!("entryPoint \"{wanted}\" doesn't exist"));
+                    self.tell(name, problem.with_help(format!("there are: {names}")));
+                }
             }
         }
         if found.is_empty() {
-            self.problem(name, Problem::at("entryPoints", "no valid entryPoint for this router"));
+            self.tell(name, Problem::at("entryPoints", "no valid entryPoint for this router"));
         }
         found
     }
 
-    fn route(
-        &mut self,
-        name: &Name,
-        router: &Arc<Router>,
-        model: Option<usize>,
-        key: &(Name, u32),
-    ) -> Option<Arc<Route>> {
-        let target = self.target(name, router, model);
-        if let Some(kept) = self.kept(name, router, key, &target) {
-            return Some(kept);
+    fn service(&mut self, name: &Name, router: &Router) -> Option<Arc<Service>> {
+        let wanted = router.service.as_ref();
+        if let Some(service) = wanted.and_then(|service| self.services.get(service)) {
+            return Some(service.clone());
         }
+        let http = &self.routing.http;
+        let message = match wanted {
+            None => "the router has no service".to_owned(),
+            Some(wanted) if http.services.contains_key(wanted) || http.broken.services.contains_key(wanted) => {
+                format!("the service \"{wanted}\" is broken; see its own problems")
+            }
+            Some(wanted) => format!("the service \"{wanted}\" does not exist"),
+        };
+        self.tell(name, Problem::at("service", message));
+        None
+    }
+
+    /// The `nth` route of a router, for the entry points of `model`. `None`: the router cannot be used at all.
+    fn route(&mut self, draft: &mut Draft<'a>, model: Option<usize>, nth: usize) -> Option<Arc<Route>> {
+        let before = draft.before.get(nth);
+        let target = self.target(draft, model, before);
+        if let Some(kept) = before.filter(|before| leads_to(before, &target)) {
+            return Some(kept.clone());
+        }
+        if draft.read.is_none() {
+            draft.read = Some(self.read(draft.name, draft.router)?);
+        }
+        let Read { rule, syntax, priority } = draft.read.clone()?;
+        let meters = match &target {
+            Target::Service { name: service, .. } => self.kit.metrics.router(draft.name.as_str(), service.as_str()),
+            Target::Disabled => None,
+        };
+        let observability = &draft.router.observability;
+        let switches = Switches { access_log: observability.access_logs, metrics: observability.metrics };
+        let (name, settings) = (draft.name.clone(), draft.router.clone());
+        Some(Arc::new(Route { name, settings, syntax, rule, priority, target, meters, switches }))
+    }
+
+    /// Reads the router's rule. `None`: it cannot be used.
+    fn read(&mut self, name: &Name, router: &Router) -> Option<Read> {
         let syntax = match router.rule_syntax.unwrap_or(self.kit.default_syntax) {
             RuleSyntax::V2 => Syntax::V2,
             RuleSyntax::V3 => Syntax::V3,
@@ -139,86 +274,87 @@ impl Work<'_, '_> {
         let rule = match Rule::parse(&router.rule, syntax) {
             Ok(rule) => rule,
             Err(error) => {
-                let mut problem = Problem::at("rule", format!("column {}: {}", error.column, error.message));
-                problem.help = error.help;
-                self.problem(name, problem);
+                let problem = Problem::at("rule", format!("column {}: {}", error.column, error.message));
+                self.tell(name, Problem { help: error.help, ..problem });
                 return None;
             }
         };
+        let doubts = rule.doubts();
+        if !doubts.is_empty() {
+            self.doubt(name, doubts.into());
+        }
         let priority = match router.priority {
             None | Some(0) => router.rule.len() as i64,
             Some(above) if above > MAX_USER_PRIORITY && !name.is_internal() => {
                 let message =
                     format!("the router priority {above} exceeds the max user-defined priority {MAX_USER_PRIORITY}");
-                self.problem(name, Problem::at("priority", message));
+                self.tell(name, Problem::at("priority", message));
                 return None;
             }
             Some(written) => written,
         };
-        let meters = match &target {
-            Target::Service { name: service, .. } => self.kit.metrics.router(name.as_str(), service.as_str()),
+        Some(Read { rule: Route::worth_keeping(rule), syntax, priority })
+    }
+
+    fn target(&mut self, draft: &Draft<'a>, model: Option<usize>, before: Option<&Arc<Route>>) -> Target {
+        let before = before.and_then(|route| match &route.target {
+            Target::Service { chain, .. } => Some(chain),
             Target::Disabled => None,
-        };
-        let switches = Switches { access_log: router.observability.access_logs, metrics: router.observability.metrics };
-        Some(Arc::new(Route { name: name.clone(), rule, priority, target, meters, switches }))
-    }
-
-    /// The route of the last build, if nothing that it stands on has changed.
-    fn kept(&self, name: &Name, router: &Arc<Router>, key: &(Name, u32), target: &Target) -> Option<Arc<Route>> {
-        let previous = self.previous?;
-        let before = previous.routing.http.routers.get(name)?;
-        if !Arc::ptr_eq(before, router) && before != router {
-            return None;
-        }
-        let route = previous.routes.get(key)?;
-        let same = match (&route.target, target) {
-            (
-                Target::Service { chain: old_chain, service: old_service, .. },
-                Target::Service { chain, service, .. },
-            ) => Arc::ptr_eq(old_chain, chain) && Arc::ptr_eq(old_service, service),
-            (Target::Disabled, Target::Disabled) => true,
-            _ => false,
-        };
-        same.then(|| route.clone())
-    }
-
-    fn target(&mut self, name: &Name, router: &Router, model: Option<usize>) -> Target {
-        let provider = name.provider().unwrap_or_default();
-        let broken = self.routing.http.broken.routers.contains_key(name);
-        let service = router.service.as_ref().and_then(|service| self.services.get(service)).cloned();
-        if service.is_none() && !broken {
-            self.missing_service(name, router);
-        }
-        let mut names: Vec<Name> = Vec::new();
-        if let Some(index) = model {
-            names.extend(self.kit.entry_points[index].middlewares.iter().map(|name| name.within(provider)));
-        }
-        names.extend(router.middlewares.iter().cloned());
-        if let Some(settings) = router.service.as_ref().and_then(|service| self.routing.http.services.get(service)) {
-            names.extend(settings.middlewares.iter().cloned());
-        }
-        let chain = self.bench.chain(&names, name, &format!("http.routers.{name}.middlewares"));
-        match (chain, service) {
-            (Some(chain), Some(service)) if !broken => {
-                Target::Service { chain, name: router.service.clone().unwrap_or_else(|| Name::from("")), service }
+        });
+        // Whatever is wrong with the middlewares is told, even if there is no service behind them.
+        let chain = self.chain(draft, model, before);
+        let is_broken = self.routing.http.broken.routers.contains_key(draft.name);
+        match (chain, &draft.service, &draft.router.service) {
+            (Some(chain), Some(service), Some(name)) if !is_broken => {
+                Target::Service { chain, name: name.clone(), service: service.clone() }
             }
             _ => Target::Disabled,
         }
     }
 
-    fn missing_service(&mut self, name: &Name, router: &Router) {
-        let http = &self.routing.http;
-        let problem = match &router.service {
-            None => Problem::at("service", "the router has no service"),
-            Some(wanted) if http.services.contains_key(wanted) || http.broken.services.contains_key(wanted) => {
-                Problem::at("service", format!("the service \"{wanted}\" is broken; see its own problems"))
-            }
-            Some(wanted) => Problem::at("service", format!("the service \"{wanted}\" does not exist")),
+    /// The middlewares of the entry point, of the router, and of the service, in that order.
+    fn chain(&mut self, draft: &Draft<'a>, model: Option<usize>, before: Option<&Arc<Chain>>) -> Option<Arc<Chain>> {
+        let outer = model.map(|model| self.outer(model, draft.name));
+        let service = draft.router.service.as_ref().and_then(|service| self.routing.http.services.get(service));
+        let inner = service.map_or(&[][..], |settings| &settings.middlewares);
+        let lists = [outer.as_deref().unwrap_or_default(), &draft.router.middlewares, inner];
+        let gaps = match self.bench.chain(&lists, draft.name, before) {
+            Ok(chain) => return Some(chain),
+            Err(gaps) => gaps,
         };
-        self.problem(name, problem);
+        for Gap { list, index, message } in gaps {
+            let entry_point = model.and_then(|model| self.kit.entry_points.get(model));
+            let problem = match (list, entry_point) {
+                (0, Some(entry_point)) => {
+                    Problem::at("entryPoints", format!("entry point \"{}\": {message}", entry_point.name))
+                }
+                (2, _) => Problem::at("service", format!("its service: {message}")),
+                _ => Problem::at(format!("middlewares[{index}]"), message),
+            };
+            self.tell(draft.name, problem);
+        }
+        None
     }
 
-    fn problem(&mut self, name: &Name, problem: Problem) {
-        self.bench.problems.push(problem.under(&format!("http.routers.{name}")));
+    /// The middlewares that entry points of `model` put before routers of the same provider as `name`.
+    fn outer(&mut self, model: usize, name: &'a Name) -> Arc<[Name]> {
+        let provider = name.provider().unwrap_or_default();
+        let qualify = || self.kit.entry_points[model].middlewares.iter().map(|name| name.within(provider)).collect();
+        self.outer.entry((model, provider)).or_insert_with(qualify).clone()
+    }
+
+    fn tell(&mut self, name: &Name, problem: Problem) {
+        self.problems.push(problem.under(&format!("http.routers.{name}")));
+    }
+}
+
+/// Whether a route goes where it would go now.
+fn leads_to(route: &Route, target: &Target) -> bool {
+    match (&route.target, target) {
+        (Target::Service { chain: old_chain, service: old_service, .. }, Target::Service { chain, service, .. }) => {
+            Arc::ptr_eq(old_chain, chain) && Arc::ptr_eq(old_service, service)
+        }
+        (Target::Disabled, Target::Disabled) => true,
+        _ => false,
     }
 }

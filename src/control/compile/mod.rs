@@ -9,7 +9,7 @@ use crate::middleware::{AnyMiddleware, Chain};
 use crate::observe::metrics::Metrics;
 use crate::problem::Problems;
 use crate::service::transport::Transport;
-use crate::service::{Internal, Service};
+use crate::service::{Internal, ServerPool, Service};
 use crate::snapshot::{Route, Snapshot};
 use crate::units::Name;
 
@@ -58,32 +58,44 @@ pub struct Built {
     pub services: Arc<BTreeMap<Name, Arc<Service>>>,
     transports: BTreeMap<Name, Arc<Transport>>,
     middlewares: BTreeMap<Name, Arc<AnyMiddleware>>,
-    /// Instances that belong to one router: `(router, middleware)`.
-    per_router: BTreeMap<(Name, Name), Arc<AnyMiddleware>>,
+    /// Instances that belong to one router, in the order of the routers' names.
+    own: Vec<middlewares::Own>,
     chains: hashbrown::HashMap<Box<[Name]>, Arc<Chain>>,
-    routes: BTreeMap<(Name, u32), Arc<Route>>,
+    /// In the order of the routers' names.
+    routes: Box<[Arc<Route>]>,
+    doubts: http::Doubts,
 }
 
 impl Built {
     /// Starts health checks and name resolution of what is new; what was kept goes on.
     pub fn start(&self, kit: &Kit) {
-        for service in self.services.values() {
-            if let Service::Servers(pool) = &**service {
-                pool.start_probes(&kit.runtime);
-            }
+        for pool in self.pools() {
+            pool.start_probes(&kit.runtime);
         }
     }
-}
 
-impl Built {
     /// Waits, for some seconds at most, until the names of new servers were looked up once: a route that comes into force
     /// before would answer that no server is available.
     pub async fn addresses_asked(&self) {
-        let pools = self.services.values().filter_map(|service| match &**service {
-            Service::Servers(pool) => Some(pool.addresses_asked()),
+        let waiting = self.pools().filter(|pool| pool.is_waiting_for_addresses()).map(|pool| pool.addresses_asked());
+        futures_util::future::join_all(waiting).await;
+    }
+
+    /// Ends the health checks and name resolution of services that `next` does not have any more. Requests that still run may
+    /// hold such a service for hours.
+    pub fn retire(&self, next: &Self) {
+        for pool in self.pools() {
+            if !matches!(next.services.get(pool.name()).map(|service| &**service), Some(Service::Servers(_))) {
+                pool.stop_probes();
+            }
+        }
+    }
+
+    fn pools(&self) -> impl Iterator<Item = &Arc<ServerPool>> {
+        self.services.values().filter_map(|service| match &**service {
+            Service::Servers(pool) => Some(pool),
             _ => None,
-        });
-        futures_util::future::join_all(pools).await;
+        })
     }
 }
 
@@ -92,8 +104,8 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let mut problems = Problems::new();
     let (transports, services) = services::build(&routing, previous, kit, &mut problems);
     let mut bench = middlewares::Bench::new(&routing, previous, &mut problems);
-    let (routes, tables) = http::build(&routing, &services, &mut bench, previous, kit);
-    let middlewares::Made { shared, per_router, chains } = bench.finish();
+    let (routes, tables, doubts) = http::build(&routing, &services, &mut bench, &mut problems, (previous, kit));
+    let middlewares::Made { shared, own, chains } = bench.finish();
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
         snapshot: Arc::new(Snapshot { generation, http: tables }),
@@ -102,8 +114,12 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
         services: Arc::new(services),
         transports,
         middlewares: shared,
-        per_router,
+        own,
         chains,
         routes,
+        doubts,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,11 @@ pub(super) fn build(
         problems,
     };
     for (name, internal) in &kit.internals {
-        builder.done.insert(name.clone(), Arc::new(Service::Internal(internal.clone())));
+        let before = previous.and_then(|built| built.services.get(name));
+        let is_same =
+            |service: &&Arc<Service>| matches!(&***service, Service::Internal(old) if Arc::ptr_eq(old, internal));
+        let kept = before.filter(is_same).cloned();
+        builder.done.insert(name.clone(), kept.unwrap_or_else(|| Arc::new(Service::Internal(internal.clone()))));
     }
     for name in routing.http.services.keys() {
         // A failure is in the problems already.
@@ -128,9 +132,7 @@ impl Builder<'_> {
             let pool = ServerPool::build(name, balancer, transport, meters, None)?;
             return Ok(Arc::new(Service::Servers(pool)));
         };
-        let unchanged =
-            self.previous.and_then(|built| built.routing.http.services.get(name)).is_some_and(|old| **old == *settings);
-        if let Some(service) = before.filter(|_| unchanged && pool.is_over(&transport)) {
+        if let Some(service) = before.filter(|_| self.is_unchanged(name, settings) && pool.is_over(&transport)) {
             return Ok(service.clone());
         }
         let meters = self.kit.metrics.service(name.as_str());
@@ -169,13 +171,9 @@ impl Builder<'_> {
         })?;
         let before = self.previous.and_then(|built| built.services.get(name));
         if let Some(Service::Weighted(kept)) = before.map(|service| &**service) {
-            let unchanged = self
-                .previous
-                .and_then(|built| built.routing.http.services.get(name))
-                .is_some_and(|old| **old == *settings);
             let same_children = kept.shares().len() == children.len()
                 && kept.shares().iter().zip(&children).all(|((old, _), new)| Arc::ptr_eq(old, new));
-            if let Some(service) = before.filter(|_| unchanged && same_children) {
+            if let Some(service) = before.filter(|_| self.is_unchanged(name, settings) && same_children) {
                 return Ok(service.clone());
             }
         }
@@ -191,6 +189,12 @@ impl Builder<'_> {
     }
 
     /// What is broken is told once, however many services are made of it.
+
+    fn is_unchanged(&self, name: &Name, settings: &Settings) -> bool {
+        let before = self.previous.and_then(|built| built.routing.http.services.get(name));
+        before.is_some_and(|before| std::ptr::eq(&raw const **before, settings) || **before == *settings)
+    }
+
     fn fail(&mut self, name: &Name, problem: Problem) {
         if self.broken.insert(name.clone()) {
             self.problems.push(problem.under(&format!("http.services.{name}")));

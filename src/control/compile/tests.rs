@@ -1,0 +1,280 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::config::{Format, load};
+use crate::observe::metrics;
+use crate::service::transport;
+use crate::snapshot::Target;
+
+const TEXT: &str = r#"
+http:
+  routers:
+    a: {rule: "Host(`a`)", service: one, middlewares: [chained, slow]}
+    b: {rule: "Host(`b`)", service: both, middlewares: [prefix]}
+    c: {rule: "Host(`c`) && Method(`GET`)", service: one, entryPoints: [web, outer, other]}
+  services:
+    one: {loadBalancer: {servers: [{url: "http://127.0.0.1:1"}]}}
+    two: {loadBalancer: {servers: [{url: "http://127.0.0.1:2"}]}}
+    both: {weighted: {services: [{name: one, weight: 1}, {name: two, weight: 1}]}}
+  middlewares:
+    prefix: {addPrefix: {prefix: /x}}
+    chained: {chain: {middlewares: [prefix]}}
+    slow: {rateLimit: {average: 1}}
+"#;
+
+/// A kit with the entry points `web`, and `outer` and `other`, which put `prefix` before their routers.
+struct Bed {
+    kit: Kit,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let entry_point = |name: &str, middlewares: &[&str]| EntryPointModel {
+            name: name.into(),
+            is_default: name == "web",
+            middlewares: middlewares.iter().map(|name| Name::from(*name)).collect(),
+        };
+        let kit = Kit {
+            entry_points: vec![
+                entry_point("web", &[]),
+                entry_point("outer", &["prefix"]),
+                entry_point("other", &["prefix"]),
+            ],
+            internals: BTreeMap::new(),
+            default_syntax: RuleSyntax::V3,
+            default_transport: Transport::build(&transport::Settings::default()).unwrap(),
+            precedence: vec!["docker".to_owned(), "file".to_owned()],
+            metrics: Arc::new(Metrics::new(&metrics::Settings::default(), 1)),
+            runtime: runtime.handle().clone(),
+        };
+        Self { kit, runtime }
+    }
+
+    fn compile(&self, text: &str, previous: Option<&Built>) -> Built {
+        compile(Arc::new(read(text, "file")), previous, &self.kit)
+    }
+
+    fn problems(&self, text: &str) -> Vec<String> {
+        self.compile(text, None).problems.iter().map(ToString::to_string).collect()
+    }
+}
+
+fn read(text: &str, provider: &str) -> Routing {
+    let (routing, problems) = load::published(text, Format::Yaml, "f", provider).unwrap();
+    assert!(problems.is_empty(), "{problems}");
+    routing
+}
+
+fn route<'b>(built: &'b Built, name: &str, entry_point: usize) -> &'b Arc<Route> {
+    let table = &built.snapshot.http[entry_point];
+    table.routes().iter().find(|route| route.name.as_str() == name).unwrap_or_else(|| panic!("{name}"))
+}
+
+fn chain_of(route: &Route) -> &Arc<Chain> {
+    match &route.target {
+        Target::Service { chain, .. } => chain,
+        Target::Disabled => panic!("{} is disabled", route.name),
+    }
+}
+
+#[test]
+fn what_is_read_again_unchanged_is_kept_whole() {
+    let bed = Bed::new();
+    let before = bed.compile(TEXT, None);
+    let after = bed.compile(TEXT, Some(&before));
+    assert_eq!(after.snapshot.generation, 2);
+    assert!(before.problems.is_empty(), "{}", before.problems);
+    for (old, new) in before.snapshot.http.iter().zip(&after.snapshot.http) {
+        assert!(Arc::ptr_eq(old, new));
+    }
+    for (name, service) in &*before.services {
+        assert!(Arc::ptr_eq(service, &after.services[name]), "{name}");
+    }
+    for (name, middleware) in &before.middlewares {
+        assert!(Arc::ptr_eq(middleware, &after.middlewares[name]), "{name}");
+    }
+}
+
+/// Compiles `TEXT`, then the same with `from` replaced by `to`, and compares which routes stayed: of a, b and c at `web`.
+fn check_kept(from: &str, to: &str, expected: [bool; 3]) -> (Built, Built) {
+    let bed = Bed::new();
+    let before = bed.compile(TEXT, None);
+    let changed = TEXT.replacen(from, to, 1);
+    assert_ne!(changed, TEXT);
+    let after = bed.compile(&changed, Some(&before));
+    let kept = ["a@file", "b@file", "c@file"].map(|name| Arc::ptr_eq(route(&before, name, 0), route(&after, name, 0)));
+    assert_eq!(kept, expected, "{from} -> {to}");
+    (before, after)
+}
+
+#[test]
+fn a_changed_rule_replaces_that_route_alone() {
+    let (before, after) = check_kept("Host(`b`)", "Host(`bb`)", [true, false, true]);
+    assert!(Arc::ptr_eq(chain_of(route(&before, "b@file", 0)), chain_of(route(&after, "b@file", 0))));
+    assert!(!Arc::ptr_eq(&before.snapshot.http[0], &after.snapshot.http[0]));
+    // No route of these two has changed.
+    assert!(Arc::ptr_eq(&before.snapshot.http[1], &after.snapshot.http[1]));
+}
+
+#[test]
+fn a_changed_pool_replaces_the_routes_to_it_and_keeps_its_servers() {
+    let (before, after) =
+        check_kept("127.0.0.1:2\"}", "127.0.0.1:2\"}, {url: \"http://127.0.0.1:3\"}", [true, false, true]);
+    let servers = |built: &Built| match &*built.services["two@file"] {
+        Service::Servers(pool) => pool.members().iter().map(|member| member.server.clone()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let (old, new) = (servers(&before), servers(&after));
+    assert_eq!((old.len(), new.len()), (1, 2));
+    assert!(Arc::ptr_eq(&old[0], &new[0]));
+}
+
+#[test]
+fn a_changed_middleware_replaces_the_routes_through_it() {
+    // `c` passes it at other entry points, not at this one.
+    check_kept("prefix: /x", "prefix: /y", [false, false, true]);
+}
+
+#[test]
+fn limits_of_a_router_outlive_changes_of_its_rule() {
+    let limit = |built: &Built| chain_of(route(built, "a@file", 0)).steps()[1].middleware.clone();
+    let (before, after) = check_kept("Host(`a`)", "Host(`aa`)", [false, true, true]);
+    assert!(Arc::ptr_eq(&limit(&before), &limit(&after)));
+    let (before, after) = check_kept("average: 1", "average: 2", [false, true, true]);
+    assert!(!Arc::ptr_eq(&limit(&before), &limit(&after)));
+}
+
+#[test]
+fn entry_points_that_treat_a_router_alike_share_its_route() {
+    let built = Bed::new().compile(TEXT, None);
+    let [web, outer, other] = [0, 1, 2].map(|entry_point| route(&built, "c@file", entry_point));
+    assert!(Arc::ptr_eq(outer, other) && !Arc::ptr_eq(web, outer));
+    assert_eq!((chain_of(web).steps().len(), chain_of(outer).steps().len()), (0, 1));
+}
+
+#[test]
+fn routes_that_come_and_go_leave_the_others_alone() {
+    let bed = Bed::new();
+    let text = |names: &[&str]| {
+        let router = |name: &&str| format!("    {name}: {{rule: \"Host(`{name}`)\", service: s}}\n");
+        let routers: String = names.iter().map(router).collect();
+        format!(
+            "http:\n  routers:\n{routers}  services: {{s: {{loadBalancer: {{servers: [{{url: \"http://h:1\"}}]}}}}}}"
+        )
+    };
+    let before = bed.compile(&text(&["b", "d", "f"]), None);
+    for names in [&["a", "b", "c", "d", "e", "f", "g"][..], &["d"], &["a", "f"], &["b", "f"]] {
+        let after = bed.compile(&text(names), Some(&before));
+        for name in names.iter().filter(|name| ["b", "d", "f"].contains(name)) {
+            let name = format!("{name}@file");
+            assert!(Arc::ptr_eq(route(&before, &name, 0), route(&after, &name, 0)), "{name} of {names:?}");
+        }
+        assert_eq!(after.snapshot.http[0].routes().len(), names.len());
+    }
+}
+
+#[test]
+fn each_problem_is_told_once_for_each_router() {
+    let text = |router: &str| {
+        let services = "s: {loadBalancer: {servers: [{url: \"http://h:1\"}]}}";
+        format!("http: {{routers: {{r: {{{router}}}}}, services: {{{services}}}}}")
+    };
+    for (router, expected) in [
+        (
+            "rule: \"Hots(`a`)\", service: x, entryPoints: [web, web]",
+            &[
+                "service: the service \"x@file\" does not exist",
+                "rule: column 1: unknown matcher `Hots` (did you mean `Host`?)",
+            ][..],
+        ),
+        (
+            "rule: \"Host(`a`)\", service: s, middlewares: [m], entryPoints: [web, nowhere]",
+            &[
+                "entryPoints[1]: entryPoint \"nowhere\" doesn't exist (there are: web, outer, other)",
+                "middlewares[0]: middleware \"m@file\" does not exist",
+            ],
+        ),
+        (
+            "rule: \"Host(`a`)\", service: s, middlewares: [m], entryPoints: [outer, other]",
+            &[
+                "entryPoints: entry point \"outer\": middleware \"prefix@file\" does not exist",
+                "middlewares[0]: middleware \"m@file\" does not exist",
+            ],
+        ),
+        (
+            "rule: \"Host(`a:80`)\", service: s",
+            &["rule: no host is `a:80`: write the domain without scheme, port and path"],
+        ),
+    ] {
+        let problems = Bed::new().problems(&text(router));
+        let told: Vec<&str> =
+            problems.iter().filter_map(|problem| problem.split_once("r@file.").map(|(_, rest)| rest)).collect();
+        assert_eq!(told, expected);
+    }
+}
+
+#[test]
+fn doubts_are_told_with_every_configuration() {
+    let bed = Bed::new();
+    let text = "http: {routers: {r: {rule: \"Host(`a:80`)\", service: s}}, services: {s: {loadBalancer: {servers: [{url: \"http://h:1\"}]}}}}";
+    let before = bed.compile(text, None);
+    let after = bed.compile(text, Some(&before));
+    assert!(Arc::ptr_eq(route(&before, "r@file", 0), route(&after, "r@file", 0)));
+    assert_eq!((before.problems.len(), &before.problems), (1, &after.problems));
+}
+
+#[test]
+fn ties_go_to_the_preferred_provider_then_to_the_name() {
+    let bed = Bed::new();
+    let text = |names: [&str; 2]| {
+        let routers = names.map(|name| format!("{name}: {{rule: \"Path(`/{name}`)\", service: s@x}}")).join(", ");
+        format!("http: {{routers: {{{routers}}}}}")
+    };
+    let mut routing = read(&text(["a", "b"]), "file");
+    routing.merge(read(&text(["z", "y"]), "docker"));
+    routing.merge(read(&text(["c", "long"]), "consul"));
+    let built = compile(Arc::new(routing), None, &bed.kit);
+    let order: Vec<&str> = built.snapshot.http[0].routes().iter().map(|route| route.name.as_str()).collect();
+    assert_eq!(order, ["long@consul", "y@docker", "z@docker", "a@file", "b@file", "c@consul"]);
+}
+
+#[test]
+fn chains_within_chains_do_not_multiply_without_end() {
+    let mut middlewares = String::from("m0: {addPrefix: {prefix: /x}}");
+    for level in 1..40 {
+        let below = format!("m{}", level - 1);
+        middlewares += &format!(", m{level}: {{chain: {{middlewares: [{below}, {below}]}}}}");
+    }
+    let text = format!(
+        "http: {{middlewares: {{{middlewares}}}, routers: {{r: {{rule: \"Path(`/`)\", service: s, middlewares: [m39]}}}}, \
+         services: {{s: {{loadBalancer: {{servers: [{{url: \"http://h:1\"}}]}}}}}}}}"
+    );
+    let problems = Bed::new().problems(&text);
+    assert!(problems.len() == 1 && problems[0].contains("more than 1000"), "{problems:?}");
+}
+
+#[test]
+fn what_middlewares_warn_of_is_told() {
+    let problems = Bed::new().problems("http: {middlewares: {f: {inFlightReq: {amount: 0}}}}");
+    assert_eq!(problems, ["warning: http.middlewares.f@file.inFlightReq.amount: is 0, so every request is refused"]);
+}
+
+#[test]
+fn pools_that_left_are_probed_no_longer() {
+    let bed = Bed::new();
+    let text =
+        "http: {services: {s: {loadBalancer: {servers: [{url: \"http://127.0.0.1:1\"}], healthCheck: {path: /}}}}}";
+    let before = bed.compile(text, None);
+    let after = bed.compile(&text.replacen("{s:", "{t:", 1), Some(&before));
+    before.start(&bed.kit);
+    let tasks = || bed.kit.runtime.metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
+    before.retire(&before);
+    bed.runtime.block_on(tokio::task::yield_now());
+    assert_eq!(tasks(), 1);
+    before.retire(&after);
+    bed.runtime.block_on(tokio::task::yield_now());
+    assert_eq!(tasks(), 0);
+}
