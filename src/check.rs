@@ -38,7 +38,7 @@ pub fn run(arguments: &CheckArgs) -> Exit {
         if problems.is_empty() {
             cli::tell("the configuration is valid\n");
         } else {
-            cli::tell(format_args!("{errors} errors, {warnings} warnings\n"));
+            cli::tell(format_args!("{}, {}\n", counted(errors, "error"), counted(warnings, "warning")));
         }
     }
     match (errors, warnings) {
@@ -46,6 +46,10 @@ pub fn run(arguments: &CheckArgs) -> Exit {
         (0, 1..) if arguments.strict => Exit::Warnings,
         _ => Exit::Ok,
     }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// A configuration made ready to be looked at, without listening anywhere.

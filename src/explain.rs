@@ -87,8 +87,8 @@ impl Question {
     /// A sentence about what is wrong.
     pub fn read(method: &str, url: &str, headers: &[String], client: IpAddr) -> Result<Self, String> {
         let url: http::Uri = url.parse().map_err(|error| format!("`{url}` is not a URL: {error}"))?;
-        if url.authority().is_none() {
-            return Err(format!("`{url}` names no host: expected a form like https://example.com/path"));
+        if url.scheme().is_none() || url.authority().is_none() {
+            return Err(format!("`{url}` is not a whole URL: expected a form like https://example.com/path"));
         }
         let headers = headers
             .iter()

@@ -141,7 +141,10 @@ fn gather(published: &BTreeMap<Arc<str>, Published>, compiled: &Problems) -> Pro
         all.extend(published.problems.iter().cloned());
     }
     all.extend(compiled.iter().cloned().map(|problem| place(problem, published)));
-    all.once_each()
+    // As a reader goes through the file; what has no place comes first.
+    let mut all: Vec<Problem> = all.once_each().into_iter().collect();
+    all.sort_by(|a, b| a.place.cmp(&b.place));
+    all.into_iter().collect()
 }
 
 /// Compile speaks of `http.routers.web@file.rule`; the provider knows `http.routers.web.rule`.

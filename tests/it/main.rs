@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say so and stop")]
 
 mod activation;
+mod cli;
 mod compatibility_page;
 mod errors_page;
 mod examples;
@@ -12,6 +13,7 @@ mod harness;
 mod pingora_traps;
 mod policies;
 mod proxied;
+mod routing;
 mod smuggling;
 mod smuggling_through;
 mod tidy;

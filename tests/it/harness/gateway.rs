@@ -17,8 +17,12 @@ use super::peer::{PATIENCE, Peer};
 pub(crate) struct Setup {
     entry_points: Vec<String>,
     flags: Vec<String>,
+    environment: Vec<(String, String)>,
     dynamic: String,
+    /// Instead of the program that was built.
     program: Option<PathBuf>,
+    /// A line of flags without the verb `run`.
+    bare: bool,
 }
 
 impl Setup {
@@ -31,6 +35,18 @@ impl Setup {
     /// A line of static configuration, as `entryPoints.web.http.sanitizePath=false`.
     pub(crate) fn flag(mut self, flag: impl AsRef<str>) -> Self {
         self.flags.push(format!("--{}", flag.as_ref()));
+        self
+    }
+
+    /// A variable of the environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Leaves out the verb.
+    pub(crate) fn without_verb(mut self) -> Self {
+        self.bare = true;
         self
     }
 
@@ -51,9 +67,12 @@ impl Setup {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name);
         fs::write(path("dynamic.yaml"), &self.dynamic).expect("write");
-        let program = self.program.as_deref().unwrap_or(Path::new(env!("CARGO_BIN_EXE_portcullis")));
-        let mut command = Command::new(program);
-        command.arg("run").env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+        let built = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+        let mut command = Command::new(self.program.as_deref().unwrap_or(built));
+        command.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS").envs(self.environment);
+        if !self.bare {
+            command.arg("run");
+        }
         for name in ["web"].into_iter().chain(self.entry_points.iter().map(String::as_str)) {
             command.arg(format!("--entryPoints.{name}.address=127.0.0.1:0"));
         }
@@ -75,12 +94,7 @@ impl Setup {
         let key = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let is_set = |flag: &&str| self.flags.iter().any(|set| key(set) == key(flag));
         command.args(defaults.iter().filter(|flag| !is_set(flag))).args(&self.flags);
-        let output = fs::File::create(path("output")).expect("a file");
-        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a duplicate")).stderr(output);
-        let child = command.spawn().expect("the program starts");
-        let mut gateway = Gateway { child, folder };
-        gateway.serves().await;
-        gateway
+        Gateway::start(command, folder, "\"serving\"").await
     }
 }
 
@@ -98,6 +112,30 @@ impl Gateway {
     /// A gateway with one entry point, `web`, and this dynamic configuration.
     pub(crate) async fn with(dynamic: impl Into<String>) -> Self {
         Self::setup().dynamic(dynamic).start().await
+    }
+
+    /// `portcullis demo` on ports that are free.
+    pub(crate) async fn demo() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
+        let (web, api) = (free(), free());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(["demo", &format!("--web={web}"), &format!("--api={api}")]);
+        command.env("RUNTIME_DIRECTORY", folder.path());
+        // The demo is silent about what it does, so this stands for what it would log.
+        let told = format!("entry point web listens on {web}\" entry point traefik listens on {api}\"");
+        fs::write(folder.path().join("process.log"), told).expect("write");
+        Self::start(command, folder, "Ctrl-C ends it").await
+    }
+
+    /// Starts a command whose files lie in this folder, and waits until it says so.
+    async fn start(mut command: Command, folder: TempDir, sign: &str) -> Self {
+        let output = fs::File::create(folder.path().join("output")).expect("a file");
+        command.stdin(Stdio::null()).stdout(output.try_clone().expect("a duplicate")).stderr(output);
+        let child = command.spawn().expect("the program starts");
+        let mut gateway = Self { child, folder };
+        gateway.serves(sign).await;
+        gateway
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -209,9 +247,9 @@ impl Gateway {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    async fn serves(&mut self) {
+    async fn serves(&mut self, sign: &str) {
         let by = Instant::now() + PATIENCE;
-        while !self.log().contains("\"serving\"") {
+        while !self.log().contains(sign) && !self.read("output").contains(sign) {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 panic!("it ended with {status}: {}{}", self.read("output"), self.log());
             }

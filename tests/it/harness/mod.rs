@@ -6,3 +6,4 @@ pub(crate) mod origin;
 pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod server;
+pub(crate) mod tool;
