@@ -14,6 +14,7 @@ mod pingora_traps;
 mod policies;
 mod proxied;
 mod routing;
+mod services;
 mod smuggling;
 mod smuggling_through;
 mod tidy;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -69,10 +69,15 @@ impl ProxyHttp for Hooks {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         flight: &mut Flight,
     ) -> Result<()> {
+        if !session.is_body_done() && request.headers.contains_key(EXPECT) {
+            // A connection to the server stands: the client may send. The server is not asked, because many never say so.
+            request.remove_header(&EXPECT);
+            session.downstream_session.write_continue_response().await?;
+        }
         let (Some(connection), Some(selection)) = (&flight.connection, &flight.selection) else { return Ok(()) };
         let entry_point = &self.entry_points[connection.client.entry_point_index];
         forwarded::append_for(request, &connection.address, &entry_point.forwarded);

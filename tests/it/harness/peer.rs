@@ -65,6 +65,13 @@ impl Peer {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// A client with another address of the loopback.
+    pub(crate) async fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from((source, 0))).expect("bind");
+        Self { stream: socket.connect(address).await.expect("connect"), buffer: Vec::new() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_all(bytes.as_ref())).await.expect("send");
     }
@@ -188,18 +195,28 @@ impl Peer {
     async fn chunks(&mut self) -> Result<Vec<u8>, End> {
         let mut body = Vec::new();
         loop {
-            let size = self.line().await?;
-            let size = usize::from_str_radix(size.trim(), 16).expect("a chunk size");
-            while self.buffer.len() < size + 2 && size > 0 {
-                self.more().await?;
-            }
-            if size == 0 {
+            let chunk = self.chunk().await?;
+            if chunk.is_empty() {
                 while self.line().await? != "\r\n" {}
                 return Ok(body);
             }
-            body.extend(self.buffer.drain(..size));
-            assert_eq!(self.buffer.drain(..2).as_slice(), b"\r\n");
+            body.extend(chunk);
         }
+    }
+
+    /// The next chunk; of the last, empty one, only its size line.
+    pub(crate) async fn chunk(&mut self) -> Result<Vec<u8>, End> {
+        let size = self.line().await?;
+        let size = usize::from_str_radix(size.trim(), 16).expect("a chunk size");
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        while self.buffer.len() < size + 2 {
+            self.more().await?;
+        }
+        let chunk = self.buffer.drain(..size).collect();
+        assert_eq!(self.buffer.drain(..2).as_slice(), b"\r\n");
+        Ok(chunk)
     }
 
     async fn line(&mut self) -> Result<String, End> {
