@@ -58,7 +58,7 @@ pub struct Router {
     pub service: Option<Name>,
     /// Which requests are meant.
     #[serde(skip_serializing_if = "str::is_empty")]
-    pub rule: Box<str>,
+    pub rule: Arc<str>,
     /// Language of the rule, if it is not the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule_syntax: Option<RuleSyntax>,
@@ -90,7 +90,7 @@ impl Router {
                 ("entryPoints", _) => router.entry_points = names.read_list(node),
                 ("middlewares", _) => router.middlewares = names.read_list(node),
                 ("service", Value::Str(text)) => router.service = Some(names.read(text)).filter(|_| !text.is_empty()),
-                ("rule", Value::Str(text)) => router.rule = text.clone(),
+                ("rule", Value::Str(text)) => router.rule = (&**text).into(),
                 ("ruleSyntax", Value::Str(text)) => {
                     router.rule_syntax =
                         read_syntax(text).map_err(|problem| problem.placed(sources.place(node.span)))?;

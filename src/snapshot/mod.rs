@@ -8,7 +8,7 @@ mod path_trie;
 pub mod route;
 pub mod route_table;
 
-pub use route::{Route, Switches, Target};
+pub use route::{Condition, Route, Switches, Target};
 
 use self::route_table::RouteTable;
 

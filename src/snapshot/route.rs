@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::config::Router;
 use crate::middleware::Chain;
 use crate::observe::meters::RouterMeters;
 use crate::rule::{Rule, Syntax};
@@ -17,13 +16,8 @@ use super::route_table::Routed;
 pub struct Route {
     /// Qualified name of the router.
     pub name: Name,
-    /// As written.
-    pub settings: Arc<Router>,
-    /// Language that its rule is written in.
-    pub syntax: Syntax,
-    /// Its rule, as long as the index cannot answer alone. Most it can: then the rule is read again where people want to see it.
-    /// See [`Route::worth_keeping`].
-    pub rule: Option<Box<Rule>>,
+    /// When it takes a request.
+    pub condition: Condition,
     /// Larger wins; then the order of providers decides, then the name, so that it never depends on chance.
     pub priority: i64,
     /// Where its requests go.
@@ -60,20 +54,30 @@ pub struct Switches {
     pub metrics: Option<bool>,
 }
 
-impl Route {
-    /// The rule, if some request has to ask it although its host and path are found in the index.
-    pub fn worth_keeping(rule: Rule) -> Option<Box<Rule>> {
-        let is_decided = rule.conjunctions().iter().all(|one| one.decided);
-        (!is_decided).then(|| Box::new(rule))
+/// When a route takes a request. Most rules are hosts and paths: the index answers for them, so that they are kept as text alone
+/// and read again where they are asked for all the same.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    /// A rule that the index decides, in the current syntax.
+    Indexed(Arc<str>),
+    /// A rule that looks at more.
+    Asked(Box<Rule>),
+}
+
+impl Condition {
+    /// The condition that `rule` is, which was written as `text`.
+    pub fn new(rule: Rule, text: &Arc<str>, syntax: Syntax) -> Self {
+        let is_decided = syntax == Syntax::V3 && rule.conjunctions().iter().all(|one| one.decided);
+        if is_decided { Self::Indexed(text.clone()) } else { Self::Asked(Box::new(rule)) }
     }
 }
 
 impl Routed for Route {
     fn rule(&self) -> Cow<'_, Rule> {
-        match &self.rule {
-            Some(rule) => Cow::Borrowed(rule),
+        match &self.condition {
+            Condition::Asked(rule) => Cow::Borrowed(rule),
             // It was read once before.
-            None => Cow::Owned(Rule::parse(&self.settings.rule, self.syntax).unwrap_or_else(|_| Rule::never())),
+            Condition::Indexed(text) => Cow::Owned(Rule::parse(text, Syntax::V3).unwrap_or_else(|_| Rule::never())),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems};
 use crate::rule::{Rule, Syntax};
 use crate::service::Service;
 use crate::snapshot::route_table::RouteTable;
-use crate::snapshot::{Route, Switches, Target};
+use crate::snapshot::{Condition, Route, Switches, Target};
 use crate::units::Name;
 
 use super::middlewares::{Bench, Gap};
@@ -143,15 +143,14 @@ struct Work<'a, 'b> {
 /// A rule that was read.
 #[derive(Clone)]
 struct Read {
-    rule: Option<Box<Rule>>,
-    syntax: Syntax,
+    condition: Condition,
     priority: i64,
 }
 
 /// A router being built.
 struct Draft<'a> {
     name: &'a Name,
-    router: &'a Arc<Router>,
+    router: &'a Router,
     service: Option<Arc<Service>>,
     /// What it was built to before, if nothing is changed in it.
     before: &'a [Arc<Route>],
@@ -254,15 +253,14 @@ impl<'a> Work<'a, '_> {
         if draft.read.is_none() {
             draft.read = Some(self.read(draft.name, draft.router)?);
         }
-        let Read { rule, syntax, priority } = draft.read.clone()?;
+        let Read { condition, priority } = draft.read.clone()?;
         let meters = match &target {
             Target::Service { name: service, .. } => self.kit.metrics.router(draft.name.as_str(), service.as_str()),
             Target::Disabled => None,
         };
         let observability = &draft.router.observability;
         let switches = Switches { access_log: observability.access_logs, metrics: observability.metrics };
-        let (name, settings) = (draft.name.clone(), draft.router.clone());
-        Some(Arc::new(Route { name, settings, syntax, rule, priority, target, meters, switches }))
+        Some(Arc::new(Route { name: draft.name.clone(), condition, priority, target, meters, switches }))
     }
 
     /// Reads the router's rule. `None`: it cannot be used.
@@ -293,7 +291,7 @@ impl<'a> Work<'a, '_> {
             }
             Some(written) => written,
         };
-        Some(Read { rule: Route::worth_keeping(rule), syntax, priority })
+        Some(Read { condition: Condition::new(rule, &router.rule, syntax), priority })
     }
 
     fn target(&mut self, draft: &Draft<'a>, model: Option<usize>, before: Option<&Arc<Route>>) -> Target {
