@@ -8,6 +8,7 @@ mod compatibility_page;
 mod errors_page;
 mod examples;
 mod front_door;
+mod h2_attacks;
 mod handover;
 mod harness;
 mod pingora_traps;

@@ -27,6 +27,8 @@ pub struct Connection {
     shared: Arc<Shared>,
     opened: Instant,
     requests: AtomicU64,
+    /// Requests of an HTTP/2 connection that the client has taken back.
+    abandoned: AtomicU64,
     /// The client of the current HTTP/1 request wants no other.
     is_last: AtomicBool,
     /// Bytes of the current HTTP/1 request body that the client still owes; the largest number if nobody knows.
@@ -49,6 +51,7 @@ impl Connection {
             shared,
             opened: pace::now(),
             requests: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
             is_last: AtomicBool::new(false),
             outstanding: AtomicU64::new(0),
             body_fault: AtomicU8::new(0),
@@ -136,6 +139,11 @@ impl Connection {
         self.outstanding.store(body_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.body_fault.store(0, Ordering::Relaxed);
         self.is_reusable.store(false, Ordering::Relaxed);
+    }
+
+    /// One more request was taken back; how many that makes.
+    pub(super) fn count_abandoned(&self) -> u64 {
+        self.abandoned.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(super) fn set_outstanding(&self, bytes: u64) {

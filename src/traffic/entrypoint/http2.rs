@@ -1,6 +1,7 @@
 //! HTTP/2: Pingora's own loop over the raw wire, with the settings and the drain of the entry point.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -12,7 +13,15 @@ use super::conn::{Conn, Slot};
 use super::connection::Connection;
 use super::http1::end;
 use super::options::Options;
+use super::stream::Stream;
 use super::wire::Wire;
+use crate::exchange::Fault;
+
+/// How long Pingora may read and throw away the rest of a request body after the answer.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// So many requests may be taken back before it matters what part of all requests they are.
+const ABANDONED: u64 = 100;
 
 /// The application of an entry point as HTTP/2 connections see it.
 pub(super) struct Http2App<A> {
@@ -38,17 +47,43 @@ where
 {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        if let Some(connection) = Connection::of(&session) {
-            connection.begin_request(Some(0));
-            if connection.keep_alive().is_none() {
-                // GOAWAY: requests that have begun are served.
-                connection.set_closing(true);
+        let Some(connection) = Connection::of(&session).cloned() else {
+            return self.app.process_new_http(session, shutdown).await;
+        };
+        connection.begin_request(Some(0));
+        if connection.keep_alive().is_none() {
+            // GOAWAY: requests that have begun are served.
+            connection.set_closing(true);
+        }
+        let options = connection.options();
+        // A client that opens no window for so long is stuck, or wants our memory.
+        let patience = options.rates.send.grace;
+        session.set_write_timeout(Some(options.timeouts.write.map_or(patience, |write| write.min(patience))));
+        session.set_total_drain_timeout(Some(DRAIN));
+        let patience = options.timeouts.read.filter(|_| !session.is_body_empty());
+        let (method, uri) = (session.req_header().method.clone(), session.req_header().uri.clone());
+        let stream = Stream::new();
+        let work = stream.scope(self.app.process_new_http(session, shutdown));
+        let Some(patience) = patience else {
+            let kept = work.await;
+            note_end(&connection, &stream);
+            return kept;
+        };
+        tokio::select! {
+            kept = work => {
+                note_end(&connection, &stream);
+                kept
+            }
+            () = stream.stalls(patience) => {
+                // The stream is reset with its session.
+                let line = format!("{method} {} HTTP/2.0", uri.path_and_query().map_or("/", |target| target.as_str()));
+                connection.shared().observer.refused(&connection.client, Fault::BodyTimeout, line.as_bytes());
+                None
             }
         }
-        self.app.process_new_http(session, shutdown).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {
@@ -57,6 +92,18 @@ where
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
         Some(&self.server_options)
+    }
+}
+
+/// Counts requests that the client has taken back. Whoever does little else is sent away: each costs the client a few bytes, and
+/// us and the servers a whole request (CVE-2023-44487).
+fn note_end(connection: &Connection, stream: &Stream) {
+    if !stream.is_abandoned() {
+        return;
+    }
+    let abandoned = connection.count_abandoned();
+    if abandoned >= ABANDONED && abandoned * 2 >= connection.requests() {
+        connection.set_closing(true);
     }
 }
 

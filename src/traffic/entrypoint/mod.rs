@@ -24,12 +24,15 @@ mod options;
 mod pace;
 mod proxy_protocol;
 mod sniff;
+mod stream;
 mod wire;
 
 pub use connection::Connection;
+pub(in crate::traffic) use framing::{is_authority, is_method, is_spelling_of, is_target};
 pub use handle::Handle;
 pub use listen::bind;
 pub use options::{Http2, KeepAlive, Limits, Options, Rate, Rates, Timeouts, Trusted};
+pub use stream::Stream;
 
 use handle::{Accepting, Counted, Shared, supervise};
 use http2::Http2App;

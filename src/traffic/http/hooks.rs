@@ -16,7 +16,7 @@ use crate::exchange::{Exchange, Fault, Original, Reply, RequestView};
 use crate::middleware::Flow;
 use crate::service::Service;
 use crate::snapshot::{Route, Target};
-use crate::traffic::entrypoint::Connection;
+use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::Failure;
 use super::{EntryPointHttp, Flight, Gateway, forwarded, guard, upstream};
@@ -92,6 +92,11 @@ impl ProxyHttp for Hooks {
         flight: &mut Flight,
     ) -> Result<()> {
         flight.received_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if end_of_stream {
+            Stream::note_body_end();
+        } else if flight.responding {
+            Stream::note_progress();
+        }
         if let Some(exchange) = flight.exchange.as_mut().filter(|exchange| !exchange.request_body.is_empty()) {
             exchange
                 .request_body
@@ -202,6 +207,7 @@ impl ProxyHttp for Hooks {
         flight: &mut Flight,
     ) -> Result<Option<Duration>> {
         flight.origin_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Stream::note_progress();
         if let Some(exchange) = flight.exchange.as_mut().filter(|exchange| !exchange.response_body.is_empty()) {
             exchange
                 .response_body
@@ -243,6 +249,9 @@ impl ProxyHttp for Hooks {
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, flight: &mut Flight) {
         flight.release_attempt();
+        if flight.fault == Some(Fault::ClientGone) {
+            Stream::note_abandoned();
+        }
         self.tell(session, flight);
     }
 }

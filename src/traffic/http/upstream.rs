@@ -197,5 +197,8 @@ const RACE_ATTEMPTS: u32 = 3;
 /// Whether the client, not the server, ended the exchange.
 pub(super) fn is_client_gone(error: &Error) -> bool {
     *error.esource() == ErrorSource::Downstream
-        && matches!(error.etype(), ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed)
+        && matches!(
+            error.etype(),
+            ErrorType::ReadError | ErrorType::WriteError | ErrorType::ConnectionClosed | ErrorType::H2Error
+        )
 }

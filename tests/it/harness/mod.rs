@@ -1,6 +1,7 @@
 //! What integration tests share.
 
 pub(crate) mod door;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod origin;
 pub(crate) mod page;

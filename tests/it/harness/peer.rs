@@ -116,10 +116,15 @@ impl Peer {
 
     /// Exactly so many bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
+        self.try_bytes(count).await.expect("more bytes")
+    }
+
+    /// Exactly so many bytes, or how the connection ended instead.
+    pub(crate) async fn try_bytes(&mut self, count: usize) -> Result<Vec<u8>, End> {
         while self.buffer.len() < count {
-            self.more().await.expect("more bytes");
+            self.more().await?;
         }
-        self.buffer.drain(..count).collect()
+        Ok(self.buffer.drain(..count).collect())
     }
 
     /// The head of the next response, or how the connection ended instead.
