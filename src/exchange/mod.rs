@@ -17,6 +17,7 @@ pub mod reply;
 pub mod retry;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod sniff;
 pub mod view;
 
 pub use body::{Abort, BodyTransform, Transforms};

@@ -19,7 +19,7 @@ use crate::snapshot::{Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::Failure;
-use super::{EntryPointHttp, Flight, Gateway, forwarded, guard, upstream};
+use super::{EntryPointHttp, Flight, Gateway, forwarded, guard, lane, upstream};
 
 /// Pingora's hooks, all of them thin: they call the gateway and its parts.
 pub struct Hooks(pub Arc<Gateway>);
@@ -56,7 +56,10 @@ impl ProxyHttp for Hooks {
                 self.reply(session, flight, reply).await?;
                 Ok(true)
             }
-            None => Ok(false),
+            None => {
+                lane::enter(session, flight);
+                Ok(false)
+            }
         }
     }
 
@@ -218,6 +221,7 @@ impl ProxyHttp for Hooks {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, flight: &mut Flight) -> FailToProxy {
+        lane::leave(session, flight);
         let failure = Failure::of(error, flight);
         flight.fault = Some(failure.fault);
         if !failure.client_is_there || flight.responding {
@@ -248,6 +252,7 @@ impl ProxyHttp for Hooks {
     }
 
     async fn logging(&self, session: &mut Session, _: Option<&Error>, flight: &mut Flight) {
+        lane::leave(session, flight);
         flight.release_attempt();
         if flight.fault == Some(Fault::ClientGone) {
             Stream::note_abandoned();

@@ -17,6 +17,7 @@ use crate::units::Name;
 pub mod forwarded;
 pub mod guard;
 mod hooks;
+mod lane;
 mod respond;
 mod tell;
 mod upstream;
@@ -92,4 +93,6 @@ pub struct Flight {
     service: Option<Name>,
     /// Counters of the service whose server was asked.
     service_meters: Option<Arc<ServiceMeters>>,
+    /// Where Pingora's session comes back from while the request is in the lane.
+    way_back: Option<lane::WayBack>,
 }

@@ -13,7 +13,7 @@ use pingora_proxy::Session;
 use crate::exchange::{Fault, Reply};
 
 use super::upstream::{self, Phase};
-use super::{Flight, Gateway};
+use super::{Flight, Gateway, lane};
 
 /// Says that the gateway answered, not a server, and why: the fault's code.
 pub(super) const ERROR_HEADER: HeaderName = HeaderName::from_static("x-portcullis-error");
@@ -71,6 +71,10 @@ impl Gateway {
                 .response_body
                 .chunk(&mut body, true)
                 .map_err(|abort| Error::explain(ErrorType::InternalError, abort.reason))?;
+        }
+        if let Some(body) = body.as_ref().filter(|_| flight.exchange.as_ref().is_some_and(|it| it.detect_content_type))
+        {
+            lane::name_type(&mut reply.header, body);
         }
         skim(session).await;
         let may_go_on = session.is_body_done() || !expects_word(session);

@@ -174,7 +174,7 @@ impl Flight {
         granted.is_some()
     }
 
-    /// What there is of the request body. Pingora keeps its first 64 KiB, however much more the policy would keep.
+    /// What there is of the request body. Pingora keeps its first 64 KiB, and the lane what the policy allows beyond.
     fn kept_body(&self, session: &Session, limit_bytes: usize) -> KeptBody {
         let limit = limit_bytes as u64;
         let announced = session.req_header().headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
