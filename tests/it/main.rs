@@ -11,6 +11,7 @@ mod front_door;
 mod h2_attacks;
 mod handover;
 mod harness;
+mod lane;
 mod pingora_traps;
 mod policies;
 mod proxied;

@@ -1,4 +1,5 @@
-//! Holds a response head that names no media type until the first bytes of the body are there to guess it from.
+//! Holds a response head that names no media type until the first bytes of the body are there to guess it from. What has
+//! come has to do, be it only one byte: who waits for more holds back a stream.
 
 use std::borrow::Cow;
 

@@ -53,10 +53,8 @@ impl Wrapped {
             return Ok(false);
         }
         if tasks.iter().any(is_final_head) {
-            // Pingora asks no wrapped session to end the connection, so this one does it by itself.
-            if self.connection.keep_alive().is_none() {
-                self.inner.set_keepalive(None);
-            }
+            // The hooks have asked for it too, but Pingora passes that on to its own sessions only.
+            self.inner.set_keepalive(self.connection.keep_alive());
             if let Some(replay) = &mut self.replay {
                 replay.forget();
             }
