@@ -137,7 +137,7 @@ const CONTAINERS: &[Signature] = &[
 fn is_mp4(bytes: &[u8]) -> bool {
     let Some((length, _)) = bytes.split_first_chunk::<4>() else { return false };
     let length = u32::from_be_bytes(*length) as usize;
-    if bytes.len() < 12 || bytes.len() < length || length % 4 != 0 || &bytes[4..8] != b"ftyp" {
+    if bytes.len() < 12 || bytes.len() < length || !length.is_multiple_of(4) || &bytes[4..8] != b"ftyp" {
         return false;
     }
     (8..length).step_by(4).filter(|at| *at != 12).any(|at| bytes[at..].starts_with(b"mp4"))

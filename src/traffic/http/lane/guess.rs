@@ -149,7 +149,7 @@ mod tests {
                 vec![body("a")],
                 vec![HttpTask::Done],
             ],
-            &[&[], &[], &["200 text/html; charset=utf-8", "<html>"], &["a"], &["done"]],
+            &[&[], &[], &["200 text/html; charset=utf-8", "<html>"], &["a"], &["Done"]],
         );
         check(
             vec![
@@ -167,7 +167,7 @@ mod tests {
         }
         check(vec![vec![head(200, &[("Content-Encoding", "gzip")], false)]], &[&["200 -"]]);
         check(vec![vec![head(200, &[], true)]], &[&["200 -"]]);
-        check(vec![vec![head(204, &[], false)], vec![HttpTask::Done]], &[&["204 -"], &["done"]]);
+        check(vec![vec![head(204, &[], false)], vec![HttpTask::Done]], &[&["204 -"], &["Done"]]);
         check(vec![vec![head(304, &[], false)]], &[&["304 -"]]);
     }
 
@@ -183,7 +183,7 @@ mod tests {
             let name = word(&end);
             check(vec![vec![head(200, &[], false)], vec![end]], &[&[], &["200 -", &name]]);
         }
-        check(vec![vec![HttpTask::Failed(Error::new_str("x"))]], &[&["failed"]]);
+        check(vec![vec![HttpTask::Failed(Error::new_str("x"))]], &[&["Failed"]]);
     }
 
     #[test]
