@@ -23,6 +23,7 @@ pub mod server;
 pub mod sticky;
 pub mod strategy;
 pub mod transport;
+mod upgrade;
 mod url;
 pub mod weighted;
 

@@ -17,6 +17,7 @@ use super::health;
 use super::resolve::{Addresses, Found};
 use super::strategy::{drr, least_time};
 use super::transport::Transport;
+use super::upgrade;
 use super::url::{Protocol, Url};
 use crate::exchange::Fault;
 use crate::problem::Problem;
@@ -180,11 +181,11 @@ impl Server {
         let mut peer = Box::new(self.template.clone());
         peer._address = PingoraAddr::Inet(found.list()[at]);
         if purpose == Purpose::Upgrade {
-            if peer.options.alpn != ALPN::H1 {
-                // A protocol switch is HTTP/1.1's. Pingora's pool does not tell protocols apart: the group key must.
-                peer.options.alpn = ALPN::H1;
-                peer.group_key = !peer.group_key;
-            }
+            // A protocol switch is HTTP/1.1's, on a connection of its own. Pingora's pool tells neither apart: the group key must.
+            peer.options.alpn = ALPN::H1;
+            peer.group_key = !peer.group_key;
+            peer.options.idle_timeout = Some(Span::ZERO);
+            peer.options.custom_l4 = Some(Arc::new(upgrade::Connector { timeout: peer.options.connection_timeout }));
             peer.options.read_timeout = None;
             peer.options.write_timeout = None;
         }
