@@ -59,12 +59,24 @@ fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>)
         Ok(gateway) => Ok(gateway.live(signals, inheritance)),
         Err(problems) => {
             if let Some(inheritance) = inheritance {
-                let reason = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                inheritance.failed(&reason);
+                inheritance.failed(&in_one_line(&problems));
             }
             Err(problems)
         }
     }
+}
+
+/// Tells the predecessor, if there is one, that this process cannot follow it.
+pub(super) fn decline(problems: &Problems) {
+    match Inheritance::take() {
+        Ok(Some(inheritance)) => inheritance.failed(&in_one_line(problems)),
+        Ok(None) => {}
+        Err(denied) => eprintln!("portcullis: {denied}"),
+    }
+}
+
+fn in_one_line(problems: &Problems) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Everything that is ready to serve and does not serve yet.

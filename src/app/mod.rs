@@ -53,6 +53,7 @@ pub fn run_flags(flags: &[String], signals: Signals) -> Exit {
     }
     if loaded.problems.has_errors() {
         eprintln!("portcullis: not started: the static configuration has errors");
+        life::decline(&loaded.problems);
         return Exit::Config;
     }
     let start = Start {
@@ -140,10 +141,11 @@ impl App {
 
     /// Has every provider read its source, and applies what they found. Blocks.
     pub fn load(&self) -> crate::control::Outcome {
+        let before = self.pipeline.version();
         for (provider, updates) in &self.providers {
             provider.read(updates);
         }
-        self.pipeline.apply()
+        self.pipeline.apply_since(before)
     }
 
     /// Has every provider publish changes by itself, on the runtime that the caller is in.

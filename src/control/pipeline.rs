@@ -74,14 +74,12 @@ impl Pipeline {
     pub async fn run(self: Arc<Self>, throttle: Duration) {
         loop {
             self.inbox.changed().await;
-            if self.applied.load(Ordering::SeqCst) == self.inbox.version() {
-                // A reload that somebody waits for has been quicker.
-                continue;
-            }
             let pipeline = self.clone();
             // Compiling may take seconds for a million routes; probes and the API share this runtime.
-            if let Err(error) = tokio::task::spawn_blocking(move || pipeline.apply()).await {
-                log::error!("applying the configuration failed: {error}");
+            match tokio::task::spawn_blocking(move || pipeline.apply_news()).await {
+                Ok(None) => continue,
+                Ok(Some(_)) => {}
+                Err(error) => log::error!("applying the configuration failed: {error}"),
             }
             tokio::time::sleep(throttle).await;
         }
@@ -89,7 +87,33 @@ impl Pipeline {
 
     /// Applies what is published now. Blocks while it compiles.
     pub fn apply(&self) -> Outcome {
+        self.replace(&mut self.built.lock())
+    }
+
+    /// The version of what providers published that is in force.
+    pub fn version(&self) -> u64 {
+        self.applied.load(Ordering::SeqCst)
+    }
+
+    /// Applies what is published now, and again if it is no news, unless that has happened since the version was `before`.
+    pub fn apply_since(&self, before: u64) -> Outcome {
         let mut built = self.built.lock();
+        let last = self.outcome.borrow().clone();
+        let version = self.version();
+        match last.filter(|_| version != before && version == self.inbox.version()) {
+            Some(outcome) => outcome,
+            None => self.replace(&mut built),
+        }
+    }
+
+    /// Applies what is published now, unless a reload that somebody waits for has been quicker.
+    fn apply_news(&self) -> Option<Outcome> {
+        let mut built = self.built.lock();
+        let is_news = self.version() != self.inbox.version();
+        is_news.then(|| self.replace(&mut built))
+    }
+
+    fn replace(&self, built: &mut Option<Built>) -> Outcome {
         let started = Instant::now();
         let (published, version) = self.inbox.contents();
         let mut routing = Routing::default();
@@ -101,7 +125,7 @@ impl Pipeline {
         next.start(&self.kit);
         self.kit.runtime.block_on(next.addresses_asked());
         self.current.store(next.snapshot.clone());
-        if let Some(before) = &*built {
+        if let Some(before) = built {
             before.retire(&next);
         }
         let problems = gather(&published, &next.problems);

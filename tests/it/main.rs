@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say so and stop")]
 
 mod activation;
+mod api;
 mod cli;
 mod compatibility_page;
 mod errors_page;
@@ -12,12 +13,16 @@ mod h2_attacks;
 mod handover;
 mod harness;
 mod lane;
+mod observe;
 mod pingora_traps;
 mod policies;
 mod proxied;
+mod reload;
 mod routing;
 mod services;
 mod smuggling;
 mod smuggling_through;
 mod tidy;
+mod traefik;
+mod upgrade;
 mod upstream_failures;

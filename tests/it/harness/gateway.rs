@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::peer::{PATIENCE, Peer};
+use super::tool::{Told, Tool};
 
 /// What a gateway is started with.
 #[derive(Default)]
@@ -128,6 +129,13 @@ impl Gateway {
         Self::start(command, folder, "Ctrl-C ends it").await
     }
 
+    /// `portcullis` with exactly these arguments, which let it log to `process.log` in the folder.
+    pub(crate) async fn bare(arguments: &[&str], folder: TempDir) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(arguments).env("RUNTIME_DIRECTORY", folder.path());
+        Self::start(command, folder, "serving").await
+    }
+
     /// Starts a command whose files lie in this folder, and waits until it says so.
     async fn start(mut command: Command, folder: TempDir, sign: &str) -> Self {
         let output = fs::File::create(folder.path().join("output")).expect("a file");
@@ -218,10 +226,15 @@ impl Gateway {
 
     /// A command over the control socket, as `portcullis reload`; what it printed.
     pub(crate) async fn command(&self, verb: &str) -> String {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.arg(verb).arg("--control").arg(self.file("control")).stdin(Stdio::null());
-        let output = super::peer::soon(command.output()).await.expect("the command runs");
-        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+        let told = self.told(verb).await;
+        told.out + &told.err
+    }
+
+    /// A command over the control socket: what it printed, and how it ended.
+    pub(crate) async fn told(&self, verb: &str) -> Told {
+        let socket = self.file("control");
+        let tool = Tool::with([verb, "--control", socket.to_str().expect("text")]);
+        super::peer::soon(tool.run_beside()).await
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

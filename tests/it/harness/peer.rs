@@ -65,6 +65,11 @@ impl Peer {
         Self { stream, buffer: Vec::new() }
     }
 
+    /// A client over a connection that stands.
+    pub(crate) fn of(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// A client with another address of the loopback.
     pub(crate) async fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");

@@ -1,0 +1,405 @@
+//! A new program takes over while requests run; bad ones do not; and the end of it all.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+
+use crate::harness::gateway::Gateway;
+use crate::harness::peer::{End, PATIENCE, Peer, soon, until};
+use crate::harness::server::{Server, Step, ok};
+use crate::harness::tool::Told;
+
+/// A gateway whose program is a file of its own, with all processes that come after it.
+struct Line {
+    gateway: Gateway,
+    folder: TempDir,
+    heirs: Vec<u32>,
+}
+
+impl Line {
+    async fn start(flags: &[&str], server: &Server) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("portcullis");
+        install(&program);
+        let mut setup = Gateway::setup().program(&program).dynamic(format!(
+            "http:
+  routers: {{all: {{rule: 'PathPrefix(`/`)', service: one}}}}
+  services: {{one: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}
+",
+            server.url()
+        ));
+        for flag in flags {
+            setup = setup.flag(flag);
+        }
+        Self { gateway: setup.start().await, folder, heirs: Vec::new() }
+    }
+
+    fn program(&self) -> PathBuf {
+        self.folder.path().join("portcullis")
+    }
+
+    /// Puts something else where the program was, in one step.
+    fn replace_by(&self, text: &str, mode: u32) {
+        let next = self.folder.path().join("next");
+        fs::write(&next, text).unwrap();
+        fs::set_permissions(&next, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(next, self.program()).unwrap();
+    }
+
+    async fn upgrade(&mut self) -> Told {
+        let told = self.gateway.told("upgrade").await;
+        let words = told.out.split(' ').collect::<Vec<_>>();
+        self.heirs.extend(words.iter().find_map(|word| word.parse::<u32>().ok()));
+        told
+    }
+
+    /// The process that took over last.
+    fn newest(&self) -> u32 {
+        *self.heirs.last().expect("an heir")
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        for pid in &self.heirs {
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// The program that was built, under another name: a link, or a copy where links do not reach.
+fn install(to: &Path) {
+    let built = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+    let beside = to.with_extension("next");
+    if fs::hard_link(built, &beside).is_err() {
+        fs::copy(built, &beside).unwrap();
+    }
+    fs::rename(beside, to).unwrap();
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
+/// Clients that go on until they are told, and count what went wrong.
+#[derive(Default)]
+struct Traffic {
+    over: AtomicBool,
+    done: AtomicUsize,
+    failed: AtomicUsize,
+}
+
+impl Traffic {
+    fn judge(&self, good: bool) {
+        if good { &self.done } else { &self.failed }.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    /// One request after the other; a connection that was announced to close is replaced.
+    async fn keep_alive(self: Arc<Self>, address: SocketAddr) {
+        while !self.is_over() {
+            let mut peer = Peer::connect(address).await;
+            loop {
+                peer.send("GET /quick HTTP/1.1\r\nHost: a\r\n\r\n").await;
+                let answer = peer.response_to("GET").await;
+                self.judge(answer.as_ref().is_ok_and(|answer| answer.status == 200));
+                let closes = answer.map_or(true, |answer| answer.header("connection") == Some("close"));
+                if closes || self.is_over() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A connection for each request, POST with a body.
+    async fn new_connections(self: Arc<Self>, address: SocketAddr) {
+        while !self.is_over() {
+            let mut peer = Peer::connect(address).await;
+            let sent = peer
+                .try_send("POST /post HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+                .await;
+            let answer = peer.response_to("POST").await;
+            self.judge(sent && answer.is_ok_and(|answer| answer.status == 200 && answer.text() == "5"));
+        }
+    }
+
+    /// Requests that take a while.
+    async fn slow(self: Arc<Self>, address: SocketAddr) {
+        while !self.is_over() {
+            let mut peer = Peer::connect(address).await;
+            let sent = peer.try_send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let answer = peer.response_to("GET").await;
+            self.judge(sent && answer.is_ok_and(|answer| answer.status == 200));
+        }
+    }
+}
+
+async fn server() -> Server {
+    Server::start(|received| match received.path() {
+        "/slow" => vec![
+            Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n01234".to_vec()),
+            Step::Wait(Duration::from_millis(150)),
+            Step::Send(b"56789".to_vec()),
+        ],
+        "/ws" => vec![
+            Step::Send(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+            ),
+            Step::Echo,
+        ],
+        "/held" => [vec![Step::WaitForTest], ok("held")].concat(),
+        "/post" => vec![Step::ReadBody, Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n5".to_vec())],
+        _ => ok("quick"),
+    })
+    .await
+}
+
+async fn websocket(address: SocketAddr) -> Peer {
+    let mut peer = Peer::connect(address).await;
+    peer.send(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )
+    .await;
+    assert_eq!(peer.response_to("GET").await.unwrap().status, 101);
+    peer
+}
+
+#[tokio::test]
+async fn upgrades_lose_nothing() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let address = line.gateway.address();
+    let traffic = Arc::new(Traffic::default());
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(tokio::spawn(traffic.clone().keep_alive(address)));
+        clients.push(tokio::spawn(traffic.clone().new_connections(address)));
+        clients.push(tokio::spawn(traffic.clone().slow(address)));
+    }
+    let mut tunnel = websocket(address).await;
+    for _ in 0..2 {
+        let before = traffic.done.load(Ordering::SeqCst);
+        until(|| traffic.done.load(Ordering::SeqCst) > before + 50).await;
+        let told = line.upgrade().await;
+        assert_eq!(told.code, Some(0), "{told:?} {}", line.gateway.log());
+        assert!(lives(line.newest()));
+        tunnel.send("still here").await;
+        assert_eq!(tunnel.bytes(10).await, b"still here", "a tunnel stays with the old process");
+    }
+    let before = traffic.done.load(Ordering::SeqCst);
+    until(|| traffic.done.load(Ordering::SeqCst) > before + 50).await;
+    traffic.over.store(true, Ordering::SeqCst);
+    for client in clients {
+        soon(client).await.expect("a client that could connect");
+    }
+    assert_eq!(traffic.failed.load(Ordering::SeqCst), 0, "of {}", traffic.done.load(Ordering::SeqCst));
+    drop(tunnel);
+    // Every predecessor ends when its last client is gone.
+    assert_eq!(line.gateway.ended().await, Some(0));
+    let first = line.heirs[0];
+    until(|| !lives(first)).await;
+    assert!(lives(line.newest()));
+    // The control socket leads to the newest.
+    let told = line.gateway.told("reload").await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(Peer::connect(address).await.get("/quick", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_signal_upgrades_too() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    line.gateway.signal(Signal::USR2);
+    let by = Instant::now() + PATIENCE;
+    let pid = loop {
+        let log = line.gateway.log();
+        if let Some((_, rest)) = log.split_once("the new process ") {
+            break rest.split(' ').next().unwrap().parse::<u32>().unwrap();
+        }
+        assert!(Instant::now() < by, "{log}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    line.heirs.push(pid);
+    assert_eq!(line.gateway.ended().await, Some(0));
+    assert!(test_kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()).is_ok());
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn bad_successors_change_nothing() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let mut peer = line.gateway.connect().await;
+    for (text, mode, part) in [
+        ("#!/bin/sh\nexit 3\n", 0o755, "3"),
+        ("#!/bin/sh\necho broken >&2; exit 1\n", 0o755, "1"),
+        ("#!/bin/sh\n", 0o644, "ermission"),
+        ("no program at all", 0o755, ""),
+        ("#!/nonexistent/interpreter\n", 0o755, "No such file"),
+    ] {
+        line.replace_by(text, mode);
+        let told = line.upgrade().await;
+        assert_eq!(told.code, Some(1), "{text:?} {told:?}");
+        assert!(told.err.contains(part), "{part:?} is not in {told:?}");
+        assert_eq!(peer.get("/quick", "").await.status, 200, "{text:?}");
+    }
+    fs::remove_file(line.program()).unwrap();
+    assert_eq!(line.upgrade().await.code, Some(1));
+    // A good one still can.
+    install(&line.program());
+    let told = line.upgrade().await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+}
+
+/// What the successor says of its configuration reaches whoever asked for the upgrade.
+#[tokio::test]
+async fn a_successor_with_a_bad_configuration_says_why() {
+    let server = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("static.yaml");
+    fs::write(&file, "ping: {}\n").unwrap();
+    let mut line = Line::start(&[&format!("configFile={}", file.display())], &server).await;
+    fs::write(&file, "ping: {}\nentryPoints: {more: {adress: ':0'}}\n").unwrap();
+    let told = line.upgrade().await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.err.contains("adress") && told.err.contains("static.yaml:2:"), "{told:?}");
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+}
+
+/// The new process dies after it took over: the old one serves again, as if nothing had been.
+#[tokio::test]
+async fn a_dead_successor_is_replaced_by_its_predecessor() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let mut tunnel = websocket(line.gateway.address()).await;
+    assert_eq!(line.upgrade().await.code, Some(0));
+    let heir = Pid::from_raw(i32::try_from(line.newest()).unwrap()).unwrap();
+    kill_process(heir, Signal::KILL).unwrap();
+    let by = Instant::now() + PATIENCE;
+    while !line.gateway.log().contains("serving again") {
+        assert!(Instant::now() < by, "{}", line.gateway.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+    tunnel.send("x").await;
+    assert_eq!(tunnel.bytes(1).await, b"x");
+    let told = line.gateway.told("reload").await;
+    assert_eq!(told.code, Some(0), "commands are taken again: {told:?}");
+    let told = line.upgrade().await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_stop_lets_requests_end() {
+    let server = server().await;
+    let mut line = Line::start(&["entryPoints.web.transport.lifeCycle.graceTimeOut=30s"], &server).await;
+    let mut held = line.gateway.connect().await;
+    held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.until_count(1).await;
+    let mut idle = line.gateway.connect().await;
+    assert_eq!(idle.get("/quick", "").await.status, 200);
+    line.gateway.signal(Signal::TERM);
+    assert_eq!(idle.end().await, End::Closed, "idle connections close, cleanly");
+    assert!(line.gateway.is_alive(), "a request is under way");
+    server.go();
+    let answer = held.response_to("GET").await.unwrap();
+    assert_eq!((answer.text(), answer.header("connection")), ("held", Some("close")));
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let server = server().await;
+    let mut line = Line::start(&["entryPoints.web.transport.lifeCycle.graceTimeOut=1h"], &server).await;
+    let mut held = line.gateway.connect().await;
+    held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.until_count(1).await;
+    line.gateway.signal(Signal::TERM);
+    let log = || line.gateway.log();
+    let by = Instant::now() + PATIENCE;
+    while !log().contains("draining") {
+        assert!(Instant::now() < by, "{}", log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    line.gateway.signal(Signal::TERM);
+    assert_eq!(line.gateway.ended().await, Some(0));
+    assert!(held.response_to("GET").await.is_err());
+}
+
+/// Before it stops, the gateway says so for as long as load balancers need to notice.
+#[tokio::test]
+async fn readiness_goes_first() {
+    let server = server().await;
+    let mut line = Line::start(
+        &[
+            "ping",
+            "ping.entryPoint=web",
+            "ping.terminatingStatusCode=503",
+            "entryPoints.web.transport.lifeCycle.requestAcceptGraceTimeout=1h",
+        ],
+        &server,
+    )
+    .await;
+    assert_eq!(line.gateway.connect().await.get("/ping", "").await.status, 200);
+    line.gateway.signal(Signal::TERM);
+    let by = Instant::now() + PATIENCE;
+    while line.gateway.connect().await.get("/ping", "").await.status != 503 {
+        assert!(Instant::now() < by, "{}", line.gateway.log());
+    }
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200, "it still accepts");
+    line.gateway.signal(Signal::TERM);
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
+/// systemd holds the socket, so that not even a restart refuses a connection.
+#[tokio::test]
+async fn sockets_come_from_systemd() {
+    let program = "systemd-socket-activate";
+    if std::process::Command::new(program).arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "{program} is not installed");
+        eprintln!("skipped: {program} is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let log = folder.path().join("log");
+    let mut child = tokio::process::Command::new(program)
+        .args(["-l", &address.to_string(), "--fdname=web", env!("CARGO_BIN_EXE_portcullis"), "run"])
+        // Nothing may listen there but who inherits the socket.
+        .args([format!("--entryPoints.web.address={address}"), "--ping".to_owned(), "--ping.entryPoint=web".to_owned()])
+        .args([format!("--log.filePath={}", log.display()), "--log.level=DEBUG".to_owned()])
+        .env("RUNTIME_DIRECTORY", folder.path())
+        .kill_on_drop(true)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let by = Instant::now() + PATIENCE;
+    let mut peer = loop {
+        // The first connection starts the program.
+        match tokio::net::TcpStream::connect(address).await {
+            Ok(stream) => break Peer::of(stream),
+            Err(_) => assert!(Instant::now() < by && child.try_wait().unwrap().is_none()),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(peer.get("/ping", "").await.text(), "OK");
+    let _ = child.kill().await;
+}
