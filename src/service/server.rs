@@ -32,15 +32,25 @@ pub struct Settings {
     /// `http://host:port`, `https://…`, or `h2c://…` for HTTP/2 without TLS.
     pub url: String,
     /// Its share of the requests. Zero or less: none but those of its sticky clients.
-    #[serde(default = "one")]
+    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: i64,
     /// Puts the path of the URL before the path of each request.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub preserve_path: bool,
 }
 
 const fn one() -> i64 {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_one(weight: &i64) -> bool {
+    *weight == 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+const fn is_false(written: &bool) -> bool {
+    !*written
 }
 
 /// A server. It outlives reloads that leave its URL and transport as they are.
