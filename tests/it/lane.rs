@@ -475,3 +475,93 @@ async fn a_used_up_connection_ends_with_its_answer() {
     );
     assert_eq!(peer.end().await, End::Closed);
 }
+
+#[tokio::test]
+async fn a_client_that_waits_for_our_word_gets_it() {
+    let servers = failing_first(|| answer(503, "", "later")).await;
+    let gateway = before(&[&servers[0], &servers[1]]).await;
+    let body = long_body(MIB);
+    let mut peer = gateway.connect().await;
+    let length = body.len();
+    peer.send(format!(
+        "PUT /both HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+    ))
+    .await;
+    assert_eq!(peer.head().await.unwrap().status, 100);
+    peer.send(&body).await;
+    assert_eq!(peer.response_to("PUT").await.unwrap().text(), "done");
+    assert_eq!(received(&servers).iter().filter(|it| it.body == body).count(), 2);
+}
+
+/// What a call of [`grpc`] saw at its server: whether trailers were wanted, and the message.
+type Called = (Option<http::HeaderValue>, Vec<u8>);
+
+/// A server that speaks HTTP/2 only. It refuses the first call once it has read it, and answers the second in gRPC's way.
+async fn grpc() -> (std::net::SocketAddr, tokio::task::JoinHandle<Vec<Called>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        let mut called = Vec::new();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection =
+            h2::server::Builder::new().initial_window_size(4 << 20).handshake::<_, Bytes>(stream).await.unwrap();
+        let (seen, mut seeing) = tokio::sync::mpsc::channel(2);
+        tokio::spawn(async move {
+            let mut count = 0;
+            while let Some(Ok((mut request, mut respond))) = connection.accept().await {
+                count += 1;
+                let (seen, count) = (seen.clone(), count);
+                tokio::spawn(async move {
+                    let mut message = Vec::new();
+                    while let Some(Ok(chunk)) = request.body_mut().data().await {
+                        let _ = request.body_mut().flow_control().release_capacity(chunk.len());
+                        message.extend_from_slice(&chunk);
+                    }
+                    seen.send((request.headers().get("te").cloned(), message)).await.unwrap();
+                    let status = if count == 1 { 503 } else { 200 };
+                    let head = http::Response::builder().status(status).body(()).unwrap();
+                    let mut stream = respond.send_response(head, count == 1).unwrap();
+                    if count > 1 {
+                        stream.send_data(Bytes::from_static(b"<html> it is not"), false).unwrap();
+                        let mut trailers = http::HeaderMap::new();
+                        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                        stream.send_trailers(trailers).unwrap();
+                    }
+                });
+            }
+        });
+        while called.len() < 2 {
+            called.push(seeing.recv().await.unwrap());
+        }
+        called
+    });
+    (address, serving)
+}
+
+#[tokio::test]
+async fn http2_servers_get_the_body_again_and_trailers_come_through() {
+    let (address, serving) = grpc().await;
+    let gateway = Gateway::with(format!(
+        "http:
+  routers: {{r: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [guess, retry]}}}}
+  middlewares:
+    retry: {{retry: {{attempts: 3, status: ['503'], retryNonIdempotentMethod: true}}}}
+    guess: {{contentType: {{}}}}
+  services: {{s: {{loadBalancer: {{servers: [{{url: 'h2c://{address}'}}]}}}}}}"
+    ))
+    .await;
+    let mut client = soon(H2::connect(&gateway).await.0.ready()).await.unwrap();
+    let request = Request::post("http://a.test/service/Method").header("te", "trailers").body(()).unwrap();
+    let (response, mut stream) = client.send_request(request, false).unwrap();
+    let message = long_body(MIB);
+    stream.send_data(Bytes::from(message.clone()), true).unwrap();
+    let mut response = soon(response).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+    assert_eq!(soon(response.body_mut().data()).await.unwrap().unwrap(), "<html> it is not");
+    let trailers = soon(response.body_mut().trailers()).await.unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+    for (te, got) in soon(serving).await.unwrap() {
+        assert!(got == message, "{} bytes", got.len());
+        assert_eq!(te.unwrap(), "trailers");
+    }
+}

@@ -84,6 +84,7 @@ impl ProxyHttp for Hooks {
         let (Some(connection), Some(selection)) = (&flight.connection, &flight.selection) else { return Ok(()) };
         let entry_point = &self.entry_points[connection.client.entry_point_index];
         forwarded::append_for(request, &connection.address, &entry_point.forwarded);
+        upstream::want_trailers(request, session.req_header())?;
         upstream::address(request, selection)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri, Version};
 use pingora::ErrorType;
@@ -55,6 +55,16 @@ pub(super) fn address(request: &mut RequestHeader, selection: &Selection) -> Res
         }
     }
     Ok(())
+}
+
+/// Tells an HTTP/2 server that the client takes trailers, which gRPC servers insist on. Pingora removes the field from
+/// requests in the lane, as it speaks of a connection (RFC 9110 §10.1.4); trailers come through this one.
+pub(super) fn want_trailers(request: &mut RequestHeader, asked: &RequestHeader) -> Result<()> {
+    let wanted = request.version == Version::HTTP_2
+        && asked.version == Version::HTTP_2
+        && !request.headers.contains_key(TE)
+        && asked.headers.get(TE).is_some_and(|value| value == "trailers");
+    if wanted { request.insert_header(TE, HeaderValue::from_static("trailers")) } else { Ok(()) }
 }
 
 /// A server may change the protocol only if the client has asked for it (RFC 9110 §7.8); otherwise its bytes would pass for
