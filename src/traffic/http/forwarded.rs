@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use http::header::{CONNECTION, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::{HeaderMap, Uri};
 use pingora::http::RequestHeader;
+use smallvec::SmallVec;
 
 use crate::exchange::Client;
 
@@ -33,26 +35,28 @@ impl Default for ForwardedOptions {
     }
 }
 
-// As they are written on the wire: Pingora keeps the spelling, and from a static text it does so without a copy.
-const FOR: &str = "X-Forwarded-For";
-const PROTO: &str = "X-Forwarded-Proto";
-const PORT: &str = "X-Forwarded-Port";
-const FORWARDED_HOST: &str = "X-Forwarded-Host";
-const SERVER: &str = "X-Forwarded-Server";
-const FORWARDED_SCHEME: &str = "X-Forwarded-Scheme";
-const SCHEME: &str = "X-Scheme";
-const REAL_IP: &str = "X-Real-Ip";
+const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const SERVER: HeaderName = HeaderName::from_static("x-forwarded-server");
+const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
+const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Fields that [`receive`] may add, and [`append_for`]: room for them is made once.
+const ADDED_FIELDS: usize = 8;
 
 /// Header names that only a trusted peer may set. `Forwarded` (RFC 7239) is among them because servers believe it as well.
 static MANAGED: [HeaderName; 14] = [
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-scheme"),
-    HeaderName::from_static("x-real-ip"),
+    FOR,
+    PROTO,
+    PORT,
+    FORWARDED_HOST,
+    SERVER,
+    FORWARDED_SCHEME,
+    SCHEME,
+    REAL_IP,
     HeaderName::from_static("x-forwarded-uri"),
     HeaderName::from_static("x-forwarded-method"),
     HeaderName::from_static("x-forwarded-prefix"),
@@ -65,13 +69,26 @@ static MANAGED: [HeaderName; 14] = [
 ///
 /// `address` is the client's as text; a connection makes it once.
 pub fn receive(request: &mut RequestHeader, client: &Client, address: &HeaderValue, options: &ForwardedOptions) {
-    strip_connection(request, options);
+    let mut parts = take_parts(request);
+    let fields = &mut parts.headers;
+    fields.reserve(ADDED_FIELDS);
+    strip_connection(fields, options);
     if client.trusted {
-        join_for(request);
+        join_for(fields);
     } else {
-        remove_managed(request);
+        remove_managed(fields);
     }
-    assign(request, client, address, options);
+    let host = host_of(&parts.uri, fields);
+    assign(fields, host, client, address, options);
+    *request = RequestHeader::from(parts);
+}
+
+/// Takes the request out of Pingora's wrapper, and so out of its second map, which keeps how the client spelled each name:
+/// two look-ups, two copies of a name and a copy of the map for every field that is set or sent on. Servers get names in
+/// lower case, as HTTP/2 has them and RFC 9110 §5.1 allows.
+fn take_parts(request: &mut RequestHeader) -> http::request::Parts {
+    let (empty, ()) = http::Request::new(()).into_parts();
+    std::mem::replace(request, RequestHeader::from(empty)).into()
 }
 
 /// Appends the peer to `X-Forwarded-For`, for the server.
@@ -79,7 +96,8 @@ pub(crate) fn append_for(request: &mut RequestHeader, address: &HeaderValue, opt
     if !options.append_for {
         return;
     }
-    let value = match request.headers.get(FOR) {
+    let mut parts = take_parts(request);
+    let value = match parts.headers.get(&FOR) {
         None => Ok(address.clone()),
         Some(chain) => {
             let joined = [chain.as_bytes(), b", ", address.as_bytes()].concat();
@@ -87,8 +105,9 @@ pub(crate) fn append_for(request: &mut RequestHeader, address: &HeaderValue, opt
         }
     };
     if let Ok(value) = value {
-        set(request, FOR, value);
+        parts.headers.insert(FOR, value);
     }
+    *request = RequestHeader::from(parts);
 }
 
 /// Whether `name` is one of the managed headers in any spelling that a server may take for it (`_` or `.` for `-`).
@@ -104,17 +123,16 @@ pub(crate) fn is_managed_alias(name: &str) -> bool {
 
 /// Removes what `Connection` nominates (RFC 9110 §7.6.1) and keeps of it only what an upgrade needs. Afterwards no client
 /// can make a later stage delete a header of ours.
-fn strip_connection(request: &mut RequestHeader, options: &ForwardedOptions) {
-    if !request.headers.contains_key(CONNECTION) {
+fn strip_connection(fields: &mut HeaderMap, options: &ForwardedOptions) {
+    if !fields.contains_key(CONNECTION) {
         // RFC 9110 §7.8: an Upgrade that Connection does not name is no upgrade.
-        if request.headers.contains_key(UPGRADE) {
-            request.remove_header(&UPGRADE);
+        if fields.contains_key(UPGRADE) {
+            fields.remove(UPGRADE);
         }
         return;
     }
     let mut upgrades = false;
-    let nominated: smallvec::SmallVec<[HeaderName; 4]> = request
-        .headers
+    let nominated: SmallVec<[HeaderName; 4]> = fields
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
@@ -125,91 +143,79 @@ fn strip_connection(request: &mut RequestHeader, options: &ForwardedOptions) {
         })
         .collect();
     for name in nominated {
-        request.remove_header(&name);
+        fields.remove(name);
     }
-    request.remove_header(&CONNECTION);
-    if upgrades && request.headers.contains_key(UPGRADE) {
-        set(request, "Connection", HeaderValue::from_static("Upgrade"));
+    if upgrades && fields.contains_key(UPGRADE) {
+        fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     } else {
-        request.remove_header(&UPGRADE);
+        fields.remove(CONNECTION);
+        fields.remove(UPGRADE);
     }
 }
 
-fn remove_managed(request: &mut RequestHeader) {
-    let is_suspect = |name: &HeaderName| {
-        let name = name.as_str();
-        (name.starts_with('x') || name.starts_with('f')) && is_managed_alias(name)
+fn remove_managed(fields: &mut HeaderMap) {
+    let is_suspect = |name: &&HeaderName| {
+        let text = name.as_str();
+        (text.starts_with('x') || text.starts_with('f')) && is_managed_alias(text)
     };
-    if !request.headers.keys().any(is_suspect) {
-        return;
-    }
-    let found: smallvec::SmallVec<[HeaderName; 4]> =
-        request.headers.keys().filter(|name| is_suspect(name)).cloned().collect();
+    let found: SmallVec<[HeaderName; 4]> = fields.keys().filter(is_suspect).cloned().collect();
     for name in found {
-        request.remove_header(&name);
+        fields.remove(name);
     }
 }
 
 /// Several `X-Forwarded-For` lines of a trusted peer are one list.
-fn join_for(request: &mut RequestHeader) {
-    if request.headers.get_all(FOR).iter().nth(1).is_none() {
+fn join_for(fields: &mut HeaderMap) {
+    if fields.get_all(&FOR).iter().nth(1).is_none() {
         return;
     }
-    let joined = request.headers.get_all(FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
+    let joined = fields.get_all(&FOR).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b", "[..]);
     if let Ok(value) = HeaderValue::from_bytes(&joined) {
-        set(request, FOR, value);
+        fields.insert(FOR, value);
     }
 }
 
-fn assign(request: &mut RequestHeader, client: &Client, address: &HeaderValue, options: &ForwardedOptions) {
-    if !request.headers.contains_key(REAL_IP) {
-        set(request, REAL_IP, address.clone());
-    }
-    let websocket =
-        request.headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let scheme = match (client.tls.is_some(), websocket) {
+fn assign(
+    fields: &mut HeaderMap,
+    host: Option<HeaderValue>,
+    client: &Client,
+    address: &HeaderValue,
+    options: &ForwardedOptions,
+) {
+    fields.entry(REAL_IP).or_insert_with(|| address.clone());
+    let websocket = fields.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let scheme = HeaderValue::from_static(match (client.tls.is_some(), websocket) {
         (false, false) => "http",
         (true, false) => "https",
         (false, true) => "ws",
         (true, true) => "wss",
-    };
-    if !request.headers.contains_key(PROTO) {
-        set(request, PROTO, HeaderValue::from_static(scheme));
-    }
+    });
+    let proto = fields.entry(PROTO).or_insert_with(|| scheme.clone());
+    let default_port = if matches!(proto.as_bytes(), b"https" | b"wss") { "443" } else { "80" };
     if options.scheme_headers {
-        for name in [FORWARDED_SCHEME, SCHEME] {
-            if !request.headers.contains_key(name) {
-                set(request, name, HeaderValue::from_static(scheme));
-            }
-        }
+        fields.entry(FORWARDED_SCHEME).or_insert_with(|| scheme.clone());
+        fields.entry(SCHEME).or_insert(scheme);
     }
-    let host = authority(request);
-    if !request.headers.contains_key(PORT) {
-        let port =
-            host.as_ref().and_then(|host| port_of(host.as_bytes())).and_then(|port| HeaderValue::from_str(port).ok());
-        set(request, PORT, port.unwrap_or_else(|| HeaderValue::from_static(default_port(request, client))));
+    fields.entry(PORT).or_insert_with(|| {
+        let port = host.as_ref().and_then(|host| port_of(host.as_bytes()));
+        port.and_then(|port| HeaderValue::from_str(port).ok()).unwrap_or_else(|| HeaderValue::from_static(default_port))
+    });
+    if let Some(host) = host {
+        fields.entry(FORWARDED_HOST).or_insert(host);
     }
-    if let Some(host) = host.filter(|_| !request.headers.contains_key(FORWARDED_HOST)) {
-        set(request, FORWARDED_HOST, host);
-    }
-    set(request, SERVER, options.server.clone());
+    fields.insert(SERVER, options.server.clone());
 }
 
 /// The Host header, or the `:authority` of an HTTP/2 request.
 pub fn authority(request: &RequestHeader) -> Option<HeaderValue> {
-    match request.headers.get(HOST) {
-        Some(host) if request.uri.authority().is_none() => Some(host.clone()),
-        _ => request.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok()),
-    }
+    host_of(&request.uri, &request.headers)
 }
 
-fn default_port(request: &RequestHeader, client: &Client) -> &'static str {
-    let secure = match request.headers.get(PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https" | b"wss") => true,
-        Some(_) => false,
-        None => client.tls.is_some(),
-    };
-    if secure { "443" } else { "80" }
+fn host_of(uri: &Uri, fields: &HeaderMap) -> Option<HeaderValue> {
+    match (uri.authority(), fields.get(HOST)) {
+        (None, host) => host.cloned(),
+        (Some(authority), _) => HeaderValue::from_str(authority.as_str()).ok(),
+    }
 }
 
 /// The port of an authority, IPv6 literals included.
@@ -224,11 +230,6 @@ fn port_of(authority: &[u8]) -> Option<&str> {
         return None;
     }
     std::str::from_utf8(port).ok()
-}
-
-fn set(request: &mut RequestHeader, name: &'static str, value: HeaderValue) {
-    // `http` has accepted both already.
-    let _ = request.insert_header(name, value);
 }
 
 /// This machine's name for `X-Forwarded-Server`.

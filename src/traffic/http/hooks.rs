@@ -377,5 +377,5 @@ impl Flight {
 }
 
 /// Header fields that speak of one connection only and that Pingora writes itself.
-pub(super) const HOP_BY_HOP: [HeaderName; 4] =
+pub(super) static HOP_BY_HOP: [HeaderName; 4] =
     [HeaderName::from_static("keep-alive"), HeaderName::from_static("proxy-connection"), CONNECTION, CONTENT_LENGTH];

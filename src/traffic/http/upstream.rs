@@ -92,7 +92,10 @@ pub(super) fn clean_response(response: &mut ResponseHeader) {
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value: &HeaderValue| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .map(|token| token.trim_ascii())
+        // Nearly every server says one of these, and neither names a field that is left.
+        .filter(|token| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"))
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !matches!(name.as_str(), "content-length" | "transfer-encoding" | "content-type" | "set-cookie"))
         .collect();
     for name in nominated.iter().chain(&HOP_BY_HOP[..3]).chain([&UPGRADE]) {
