@@ -47,6 +47,7 @@ pub fn run(start: Start, signals: Signals) -> Exit {
             for problem in &problems {
                 eprintln!("{problem}");
             }
+            eprintln!("portcullis: not started");
             Exit::Config
         }
     }
@@ -63,15 +64,6 @@ fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>)
             }
             Err(problems)
         }
-    }
-}
-
-/// Tells the predecessor, if there is one, that this process cannot follow it.
-pub(super) fn decline(problems: &Problems) {
-    match Inheritance::take() {
-        Ok(Some(inheritance)) => inheritance.failed(&in_one_line(problems)),
-        Ok(None) => {}
-        Err(denied) => eprintln!("portcullis: {denied}"),
     }
 }
 
@@ -92,6 +84,9 @@ struct Ready {
 }
 
 fn assemble(mut start: Start, inherited: Option<&mut Sockets>) -> Result<Ready, Problems> {
+    if start.problems.has_errors() {
+        return Err(start.problems);
+    }
     let log = observe::log::install(&start.install.log).map_err(|problem| Problems::from(problem.under("log")))?;
     for notice in &start.notices {
         log::info!("{notice}");

@@ -35,7 +35,7 @@ pub struct Start {
     pub install: Install,
     /// The file that it came from, if it came from one.
     pub file: Option<PathBuf>,
-    /// What was wrong with it; there is no error among it.
+    /// What is wrong with it. With an error among it, nothing is started.
     pub problems: Problems,
     /// What is worth telling: which sources were merged.
     pub notices: Vec<String>,
@@ -48,14 +48,6 @@ pub struct Start {
 /// `portcullis run`: from flags, environment and file to the end of the process.
 pub fn run_flags(flags: &[String], signals: Signals) -> Exit {
     let loaded = load::install(flags, std::env::vars());
-    for problem in &loaded.problems {
-        eprintln!("{problem}");
-    }
-    if loaded.problems.has_errors() {
-        eprintln!("portcullis: not started: the static configuration has errors");
-        life::decline(&loaded.problems);
-        return Exit::Config;
-    }
     let start = Start {
         install: loaded.install,
         file: loaded.file,

@@ -3,7 +3,7 @@
 use super::scalar::{convert, plural, read_bool};
 use super::schema::{Kind, Scalar, Shape, Status};
 use super::tree::{Key, Node, Sources, Span, Value};
-use crate::problem::Problem;
+use crate::problem::{Problem, Severity};
 use crate::units::Name;
 
 /// What a walk has found.
@@ -132,7 +132,11 @@ impl Walk<'_> {
                 let failures = self.failures;
                 self.fail(message.to_owned(), (!advice.is_empty()).then(|| advice.to_owned()), key.span);
                 if status == Status::Ignored {
+                    // What is left out takes nothing else along, so it is no reason to stop.
                     self.failures = failures;
+                    if let Some(problem) = self.found.problems.last_mut() {
+                        problem.severity = Severity::Warning;
+                    }
                 }
                 false
             }

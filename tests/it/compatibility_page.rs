@@ -16,7 +16,7 @@ const STATES: [(&str, &str); 7] = [
     ("differs", "acts; the note says what is different"),
     ("ours", "Traefik does not have it"),
     ("refused", "cannot act; the object that it stands in is disabled, with an error"),
-    ("ignored", "cannot act and is left out, with an error; the object that it stands in works without it"),
+    ("ignored", "cannot act and is left out, with a warning; the object that it stands in works without it"),
     ("nothing to do", "accepted; there is nothing that it would have to do"),
     ("gone", "Traefik 3 does not have it any more; an error says what to write instead"),
 ];
