@@ -158,7 +158,7 @@ fn what_is_ignored_leaves_its_entry_point_open_and_what_is_refused_does_not() {
     assert_eq!(
         problems,
         [
-            "1:34: error: entryPoints.a.http3: this key is not supported yet (clients use HTTP/2 or HTTP/1.1)",
+            "1:34: warning: entryPoints.a.http3: this key is not supported yet (clients use HTTP/2 or HTTP/1.1)",
             "1:72: error: entryPoints.b.http.tls: this key is not supported yet (the entry point stays closed, because it would speak plain HTTP where TLS is expected)",
         ]
     );
