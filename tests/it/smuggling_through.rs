@@ -131,7 +131,7 @@ async fn the_verdict_is_the_same_byte_by_byte() {
 /// Each vector that is important, cut in two at each of its bytes.
 #[tokio::test]
 async fn the_verdict_is_the_same_wherever_it_is_cut() {
-    let mut stage = Stage::new().await;
+    let stage = Stage::new().await;
     let chunk = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
     for vector in [
         post(format!("Content-Length: 4\r\n{CHUNKED}"), &chunk, Refused),

@@ -188,8 +188,6 @@ impl Builder<'_> {
         Problem::at("", format!("the service \"{name}\" does not exist"))
     }
 
-    /// What is broken is told once, however many services are made of it.
-
     fn is_unchanged(&self, name: &Name, settings: &Settings) -> bool {
         let before = self.previous.and_then(|built| built.routing.http.services.get(name));
         before.is_some_and(|before| std::ptr::eq(&raw const **before, settings) || **before == *settings)

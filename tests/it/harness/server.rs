@@ -203,11 +203,6 @@ impl Server {
         self.shared.open.load(Ordering::SeqCst)
     }
 
-    /// Every byte of one connection.
-    pub(crate) fn bytes(&self, connection: usize) -> Vec<u8> {
-        self.shared.bytes.lock().unwrap().get(&connection).cloned().unwrap_or_default()
-    }
-
     /// What was no strict HTTP.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.shared.violations.lock().unwrap().clone()
