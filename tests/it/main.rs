@@ -16,6 +16,7 @@ mod lane;
 mod observe;
 mod pingora_traps;
 mod policies;
+mod pool;
 mod proxied;
 mod reload;
 mod routing;

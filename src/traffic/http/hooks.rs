@@ -18,7 +18,7 @@ use crate::service::Service;
 use crate::snapshot::{Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
-use super::respond::Failure;
+use super::respond::{self, Failure};
 use super::{EntryPointHttp, Flight, Gateway, forwarded, guard, lane, upstream};
 
 /// Pingora's hooks, all of them thin: they call the gateway and its parts.
@@ -196,10 +196,9 @@ impl ProxyHttp for Hooks {
             return Ok(());
         }
         flight.climb(response);
-        if let Some(connection) = &flight.connection {
-            // How much of the request body is outstanding is known only now.
-            session.set_keepalive(connection.keep_alive());
-        }
+        // How much of the request body is outstanding is known only now.
+        let keep_alive = respond::keep_alive(session, flight);
+        session.set_keepalive(keep_alive);
         Ok(())
     }
 

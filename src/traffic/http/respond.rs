@@ -77,9 +77,7 @@ impl Gateway {
             lane::name_type(&mut reply.header, body);
         }
         skim(session).await;
-        let may_go_on = session.is_body_done() || !expects_word(session);
-        let connection = flight.connection.as_ref().filter(|it| may_go_on && it.body_fault().is_none());
-        let keep_alive = connection.and_then(|connection| connection.keep_alive());
+        let keep_alive = keep_alive(session, flight);
         session.set_keepalive(keep_alive);
         flight.responding = true;
         let body = body.filter(|_| session.req_header().method != Method::HEAD && has_body(reply.header.status));
@@ -137,6 +135,15 @@ fn prefers_json(accept: &[u8]) -> bool {
 
 fn has_body(status: StatusCode) -> bool {
     !status.is_informational() && status != StatusCode::NO_CONTENT && status != StatusCode::NOT_MODIFIED
+}
+
+/// What to give to `Session::set_keepalive` when an answer is about to be written.
+pub(super) fn keep_alive(session: &mut Session, flight: &Flight) -> Option<u64> {
+    let connection = flight.connection.as_ref()?;
+    if connection.body_fault().is_some() || (expects_word(session) && !session.is_body_done()) {
+        return None;
+    }
+    connection.keep_alive()
 }
 
 /// Whether the client waits for our word before it sends its body (RFC 9110 §10.1.1). Nobody can tell whether it sends it after
