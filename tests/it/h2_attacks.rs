@@ -143,8 +143,23 @@ async fn malformed_heads_are_never_sent_on() {
 /// How a body may be cut into frames, and what the server must see of it.
 #[tokio::test]
 async fn bodies_end_once_however_they_are_framed() {
+    frame_bodies("").await;
+}
+
+#[tokio::test]
+async fn bodies_end_once_in_the_lane_too() {
+    frame_bodies("again, guess").await;
+}
+
+async fn frame_bodies(middlewares: &str) {
     let server = Server::start(|received| answer(200, "", received.target())).await;
-    let gateway = in_front_of(&server).start().await;
+    let gateway = Gateway::with(format!(
+        "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}}}, \
+         middlewares: {{again: {{retry: {{attempts: 2}}}}, guess: {{contentType: {{}}}}}}, \
+         services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
+        server.url()
+    ))
+    .await;
     let data = |flags: u8, payload: &[u8]| frame(DATA, flags, 1, payload);
     let padding: &[u8] = b"\x05\0\0\0\0\0";
     let smuggled: &[u8] = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";

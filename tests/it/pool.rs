@@ -89,10 +89,21 @@ async fn abuse_h2(gateway: &Gateway, which: usize) {
 
 #[tokio::test]
 async fn nobody_gets_an_answer_that_is_not_his() {
+    share("").await;
+}
+
+/// The same where sessions are wrapped: bodies are kept for another attempt, answers wait for a guess.
+#[tokio::test]
+async fn not_in_the_lane_either() {
+    share("again, guess").await;
+}
+
+async fn share(middlewares: &str) {
     let server = Server::start(habits).await;
     let gateway = Arc::new(
         Gateway::with(format!(
-            "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+            "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}}}, \
+             middlewares: {{again: {{retry: {{attempts: 2}}}}, guess: {{contentType: {{}}}}}}, \
              services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
             server.url()
         ))

@@ -17,6 +17,11 @@ enum Cut {
     EachByte,
 }
 
+/// No middleware: the request takes Pingora's own session.
+const PLAIN: &str = "";
+/// Bodies that are kept for another attempt, and answers that wait for a guess: the session is wrapped.
+const LANE: &str = "again, guess";
+
 struct Stage {
     gateway: Gateway,
     server: Server,
@@ -24,13 +29,14 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new() -> Self {
+    async fn new(middlewares: &str) -> Self {
         let server = Server::start(|received| answer(200, "", received.target())).await;
         let gateway = Gateway::setup()
             .flag("entryPoints.web.http.maxHeaderBytes=65536")
             .flag("serversTransport.maxIdleConnsPerHost=1")
             .dynamic(format!(
-                "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+                "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}}}, \
+                 middlewares: {{again: {{retry: {{attempts: 2}}}}, guess: {{contentType: {{}}}}}}, \
                  services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
                 server.url()
             ))
@@ -111,27 +117,34 @@ async fn responses(mut peer: Peer) -> Vec<(u16, String)> {
     all
 }
 
+async fn judge_all(middlewares: &str, cut: Cut) {
+    let mut stage = Stage::new(middlewares).await;
+    for vector in all_vectors().iter().filter(|vector| cut == Cut::Whole || vector.bytes.len() < 400) {
+        stage.judge(vector, cut).await;
+    }
+    assert!(stage.turn > 250, "{} vectors", stage.turn);
+}
+
 #[tokio::test]
 async fn every_vector_is_refused_or_arrives_once() {
-    let mut stage = Stage::new().await;
-    for vector in all_vectors() {
-        stage.judge(&vector, Cut::Whole).await;
-    }
-    assert!(stage.turn > 300, "{} vectors", stage.turn);
+    judge_all(PLAIN, Cut::Whole).await;
 }
 
 #[tokio::test]
 async fn the_verdict_is_the_same_byte_by_byte() {
-    let mut stage = Stage::new().await;
-    for vector in all_vectors().iter().filter(|vector| vector.bytes.len() < 400) {
-        stage.judge(vector, Cut::EachByte).await;
-    }
+    judge_all(PLAIN, Cut::EachByte).await;
+}
+
+#[tokio::test]
+async fn the_verdict_is_the_same_in_the_lane() {
+    judge_all(LANE, Cut::Whole).await;
+    judge_all(LANE, Cut::EachByte).await;
 }
 
 /// Each vector that is important, cut in two at each of its bytes.
 #[tokio::test]
 async fn the_verdict_is_the_same_wherever_it_is_cut() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(PLAIN).await;
     let chunk = format!("{:x}\r\n{SMUGGLED}\r\n0\r\n\r\n", SMUGGLED.len());
     for vector in [
         post(format!("Content-Length: 4\r\n{CHUNKED}"), &chunk, Refused),
@@ -160,7 +173,7 @@ async fn the_verdict_is_the_same_wherever_it_is_cut() {
 /// Bodies that stop too early or go on too long never move the border between requests of the server.
 #[tokio::test]
 async fn wrong_lengths_poison_nobody() {
-    let stage = Stage::new().await;
+    let stage = Stage::new(PLAIN).await;
     for round in 0..20 {
         let mut attacker = stage.gateway.connect().await;
         attacker.send("POST /short HTTP/1.1\r\nHost: a.test\r\nContent-Length: 100\r\n\r\nhello").await;
