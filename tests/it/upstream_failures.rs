@@ -11,13 +11,22 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// What a deadline may be missed by on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
 
+/// Middlewares of the router: none, and those for which sessions are wrapped.
+const WAYS: [&str; 2] = ["", "again, guess"];
+
 /// A gateway with a service at this URL, another without servers, impatient with both.
 async fn before(url: &str) -> Gateway {
+    before_with(url, "").await
+}
+
+/// The same, with these middlewares on the router.
+async fn before_with(url: &str, middlewares: &str) -> Gateway {
     Gateway::with(format!(
         "http:
   routers:
-    all: {{rule: 'PathPrefix(`/`)', service: servers}}
-    none: {{rule: 'PathPrefix(`/none`)', service: nobody}}
+    all: {{rule: 'PathPrefix(`/`)', service: servers, middlewares: [{middlewares}]}}
+    none: {{rule: 'PathPrefix(`/none`)', service: nobody, middlewares: [{middlewares}]}}
+  middlewares: {{again: {{retry: {{attempts: 2}}}}, guess: {{contentType: {{}}}}}}
   services:
     servers: {{loadBalancer: {{servers: [{{url: '{url}'}}], serversTransport: hasty}}}}
     nobody: {{loadBalancer: {{servers: []}}}}
@@ -87,6 +96,26 @@ async fn a_server_that_does_not_even_refuse() {
     fails(&gateway, "/blackhole", 504, "connect-timeout").await;
 }
 
+/// Servers that should speak TLS, and names that nobody knows.
+#[tokio::test]
+async fn servers_that_cannot_be_spoken_to() {
+    let plain = Server::echo().await;
+    let gateway = before(&plain.url().replace("http:", "https:")).await;
+    fails(&gateway, "/plain", 502, "server-tls").await;
+    let greeting = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", greeting.local_addr().unwrap());
+    tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt;
+        while let Ok((mut stream, _)) = greeting.accept().await {
+            let _ = stream.write_all(b"220 mail.test ESMTP\r\n").await;
+        }
+    });
+    fails(&before(&url).await, "/greeting", 502, "server-tls").await;
+    let gateway = before("http://no-such-host.invalid").await;
+    let got = gateway.connect().await.get("/unknown", "").await;
+    assert!([502, 503].contains(&got.status) && got.header("x-portcullis-error").is_some(), "{}", got.head);
+}
+
 /// What a server does on each path.
 fn misbehave(received: &Received) -> Vec<Step> {
     let send = |bytes: &[u8]| Step::Send(bytes.to_vec());
@@ -118,41 +147,45 @@ fn misbehave(received: &Received) -> Vec<Step> {
 #[tokio::test]
 async fn servers_that_give_no_answer() {
     let server = Server::start(misbehave).await;
-    let gateway = before(&server.url()).await;
-    for (path, status, code) in [
-        ("/silent", 504, "server-timeout"),
-        ("/stalled-head", 504, "server-timeout"),
-        ("/reset", 502, "server-closed"),
-        ("/closed", 502, "server-closed"),
-        ("/half-head", 502, "server-closed"),
-        ("/half-head-reset", 502, "server-closed"),
-    ] {
-        fails(&gateway, path, status, code).await;
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        for (path, status, code) in [
+            ("/silent", 504, "server-timeout"),
+            ("/stalled-head", 504, "server-timeout"),
+            ("/reset", 502, "server-closed"),
+            ("/closed", 502, "server-closed"),
+            ("/half-head", 502, "server-closed"),
+            ("/half-head-reset", 502, "server-closed"),
+        ] {
+            fails(&gateway, path, status, code).await;
+        }
+        assert_eq!(gateway.connect().await.get("/", "").await.text(), "fine");
+        assert_eq!(server.violations(), Vec::<String>::new());
     }
-    assert_eq!(gateway.connect().await.get("/", "").await.text(), "fine");
-    assert_eq!(server.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn answers_that_are_not_http() {
     let server = Server::start(misbehave).await;
-    let gateway = before(&server.url()).await;
-    for path in [
-        "/garbage",
-        "/http09",
-        "/status-099",
-        "/status-1000",
-        "/two-lengths",
-        "/odd-length",
-        "/nul",
-        "/huge-head",
-        "/many-fields",
-        "/unasked-101",
-    ] {
-        fails(&gateway, path, 502, "server-protocol").await;
-        assert_eq!(gateway.connect().await.get("/", "").await.text(), "fine", "after {path}");
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        for path in [
+            "/garbage",
+            "/http09",
+            "/status-099",
+            "/status-1000",
+            "/two-lengths",
+            "/odd-length",
+            "/nul",
+            "/huge-head",
+            "/many-fields",
+            "/unasked-101",
+        ] {
+            fails(&gateway, path, 502, "server-protocol").await;
+            assert_eq!(gateway.connect().await.get("/", "").await.text(), "fine", "after {path}");
+        }
+        assert_eq!(server.violations(), Vec::<String>::new());
     }
-    assert_eq!(server.violations(), Vec::<String>::new());
 }
 
 /// A client must be able to tell half an answer from a whole one.
@@ -171,16 +204,19 @@ async fn half_an_answer_never_looks_whole() {
         vec![Step::ReadBody, Step::Send(head.to_vec()), Step::Wait(Duration::from_millis(50)), end]
     })
     .await;
-    let gateway = before(&server.url()).await;
-    for path in ["/counted", "/counted-reset", "/chunked", "/chunked-reset", "/chunk", "/bad-chunk", "/until-reset"] {
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        for path in ["/counted", "/counted-reset", "/chunked", "/chunked-reset", "/chunk", "/bad-chunk", "/until-reset"]
+        {
+            let mut peer = gateway.connect().await;
+            peer.send(format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
+            let result = peer.response_to("GET").await;
+            assert!(result.is_err(), "{path}: {result:?}");
+        }
+        // RFC 9112 §6.3: without a length the end of the connection is the end of the body.
         let mut peer = gateway.connect().await;
-        peer.send(format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
-        let result = peer.response_to("GET").await;
-        assert!(result.is_err(), "{path}: {result:?}");
+        assert_eq!(peer.get("/until-close", "").await.text(), "half");
     }
-    // RFC 9112 §6.3: without a length the end of the connection is the end of the body.
-    let mut peer = gateway.connect().await;
-    assert_eq!(peer.get("/until-close", "").await.text(), "half");
 }
 
 #[tokio::test]
@@ -221,27 +257,29 @@ async fn leftover_bytes_reach_nobody() {
         _ => answer(200, "", received.target()),
     })
     .await;
-    let gateway = before(&server.url()).await;
-    for (method, path) in [
-        ("GET", "/excess"),
-        ("GET", "/excess-chunked"),
-        ("GET", "/204"),
-        ("GET", "/204-counted"),
-        ("GET", "/304"),
-        ("HEAD", "/head"),
-        ("GET", "/both"),
-        ("GET", "/continue-late"),
-    ] {
-        for round in 0..5 {
-            let mut attacker = gateway.connect().await;
-            attacker.send(format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
-            let _ = attacker.response_to(method).await;
-            let nonce = format!("/victim?{method}{path}{round}");
-            assert_eq!(gateway.connect().await.get(&nonce, "").await.text(), nonce);
-            assert_eq!(attacker_goes_on(attacker, &nonce).await, None);
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        for (method, path) in [
+            ("GET", "/excess"),
+            ("GET", "/excess-chunked"),
+            ("GET", "/204"),
+            ("GET", "/204-counted"),
+            ("GET", "/304"),
+            ("HEAD", "/head"),
+            ("GET", "/both"),
+            ("GET", "/continue-late"),
+        ] {
+            for round in 0..5 {
+                let mut attacker = gateway.connect().await;
+                attacker.send(format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n\r\n")).await;
+                let _ = attacker.response_to(method).await;
+                let nonce = format!("/victim?{method}{path}{round}");
+                assert_eq!(gateway.connect().await.get(&nonce, "").await.text(), nonce);
+                assert_eq!(attacker_goes_on(attacker, &nonce).await, None);
+            }
         }
+        assert_eq!(server.violations(), Vec::<String>::new());
     }
-    assert_eq!(server.violations(), Vec::<String>::new());
 }
 
 /// What the next request on the attacker's own connection gets, if it is not its own answer.
@@ -258,19 +296,22 @@ async fn attacker_goes_on(mut peer: Peer, nonce: &str) -> Option<String> {
 #[tokio::test]
 async fn a_client_that_is_gone_is_logged_as_such() {
     let server = Server::start(|_| vec![Step::ReadBody, Step::Wait(Duration::from_millis(200)), Step::Hang]).await;
-    let gateway = Gateway::with(format!(
-        "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+    for middlewares in WAYS {
+        let gateway = Gateway::with(format!(
+            "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}}}, \
+             middlewares: {{again: {{retry: {{attempts: 2}}}}, guess: {{contentType: {{}}}}}}, \
          services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
-        server.url()
-    ))
-    .await;
-    let mut peer = gateway.connect().await;
-    peer.send("GET /gone HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
-    server.until_count(1).await;
-    drop(peer);
-    let line = gateway.logged_path("/gone").await;
-    assert_eq!((&line["DownstreamStatus"], &line["GatewayError"]), (&499.into(), &"client-gone".into()), "{line}");
-    until(|| server.open() == 0).await;
+            server.url()
+        ))
+        .await;
+        let mut peer = gateway.connect().await;
+        peer.send("GET /gone HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        server.until_count(1).await;
+        drop(peer);
+        let line = gateway.logged_path("/gone").await;
+        assert_eq!((&line["DownstreamStatus"], &line["GatewayError"]), (&499.into(), &"client-gone".into()), "{line}");
+        until(|| server.open() == 0).await;
+    }
 }
 
 /// The header that names our own errors is ours alone.
@@ -281,13 +322,15 @@ async fn servers_cannot_speak_in_our_name() {
         answer(status, "X-Portcullis-Error: no-router\r\n", "its own")
     })
     .await;
-    let gateway = before(&server.url()).await;
-    let mut peer = gateway.connect().await;
-    for status in [200, 404, 500, 502, 503, 504] {
-        let got = peer.get(&format!("/{status}"), "Accept: application/json\r\n").await;
-        assert_eq!((got.status, got.header("x-portcullis-error"), got.text()), (status, None, "its own"));
-        let line = gateway.logged_path(&format!("/{status}")).await;
-        assert_eq!(line.get("GatewayError"), None, "{line}");
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        let mut peer = gateway.connect().await;
+        for status in [200, 404, 500, 502, 503, 504] {
+            let got = peer.get(&format!("/{status}"), "Accept: application/json\r\n").await;
+            assert_eq!((got.status, got.header("x-portcullis-error"), got.text()), (status, None, "its own"));
+            let line = gateway.logged_path(&format!("/{status}")).await;
+            assert_eq!(line.get("GatewayError"), None, "{line}");
+        }
     }
 }
 
@@ -315,34 +358,101 @@ async fn early_answers_end_the_servers_connection() {
         _ => answer(200, "", received.target()),
     })
     .await;
-    let gateway = before(&server.url()).await;
-    for round in 0..10 {
-        let mut peer = gateway.connect().await;
-        peer.send("POST /early HTTP/1.1\r\nHost: a.test\r\nContent-Length: 60\r\n\r\nGET /smuggled HTTP/1.1\r\n").await;
-        assert_eq!(peer.response_to("POST").await.map(|answer| answer.status), Ok(403));
-        let nonce = format!("/victim?{round}");
-        assert_eq!(gateway.connect().await.get(&nonce, "").await.text(), nonce);
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        for round in 0..10 {
+            let mut peer = gateway.connect().await;
+            peer.send("POST /early HTTP/1.1\r\nHost: a.test\r\nContent-Length: 60\r\n\r\nGET /smuggled HTTP/1.1\r\n")
+                .await;
+            assert_eq!(peer.response_to("POST").await.map(|answer| answer.status), Ok(403));
+            let nonce = format!("/victim?{round}");
+            assert_eq!(gateway.connect().await.get(&nonce, "").await.text(), nonce);
+        }
+        assert!(server.received().iter().all(|received| received.path() != "/smuggled"), "{:?}", server.received());
+        assert_eq!(server.violations(), Vec::<String>::new());
     }
-    assert!(server.received().iter().all(|received| received.path() != "/smuggled"), "{:?}", server.received());
-    assert_eq!(server.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_come_ends_with_408() {
     let server = Server::echo().await;
-    let gateway = Gateway::setup()
-        .flag("entryPoints.web.transport.respondingTimeouts.readTimeout=400ms")
-        .dynamic(format!(
-            "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+    for middlewares in WAYS {
+        let gateway = Gateway::setup()
+            .flag("entryPoints.web.transport.respondingTimeouts.readTimeout=400ms")
+            .dynamic(format!(
+                "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}}}, \
+             middlewares: {{again: {{retry: {{attempts: 2}}}}, guess: {{contentType: {{}}}}}}, \
              services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
-            server.url()
-        ))
-        .start()
-        .await;
-    let mut peer = gateway.connect().await;
-    peer.send("POST /slow HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nhello").await;
-    let answer = peer.response_to("POST").await.unwrap();
-    assert_eq!((answer.status, answer.header("x-portcullis-error")), (408, Some("body-timeout")));
-    assert_eq!(peer.end().await, End::Closed);
-    assert!(server.received().iter().all(|received| received.body.is_empty()));
+                server.url()
+            ))
+            .start()
+            .await;
+        let mut peer = gateway.connect().await;
+        peer.send("POST /slow HTTP/1.1\r\nHost: a.test\r\nContent-Length: 10\r\n\r\nhello").await;
+        let answer = peer.response_to("POST").await.unwrap();
+        assert_eq!((answer.status, answer.header("x-portcullis-error")), (408, Some("body-timeout")));
+        assert_eq!(peer.end().await, End::Closed);
+        assert!(server.received().iter().all(|received| received.body.is_empty()));
+    }
+}
+
+/// Servers that speak HTTP/2 fail in ways of their own.
+#[tokio::test]
+async fn failures_of_http2_servers() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("h2c://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                let mut held = Vec::new();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let path = request.uri().path().to_owned();
+                    if path == "/silent" {
+                        held.push((request, respond));
+                        continue;
+                    }
+                    if path == "/goaway" {
+                        connection.abrupt_shutdown(h2::Reason::INTERNAL_ERROR);
+                        continue;
+                    }
+                    if path == "/refuse" {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    }
+                    if path == "/reset" {
+                        respond.send_reset(h2::Reason::INTERNAL_ERROR);
+                        continue;
+                    }
+                    let Ok(mut body) = respond.send_response(http::Response::new(()), false) else { continue };
+                    let _ = body.send_data(bytes::Bytes::from_static(b"half"), path == "/fine");
+                    if path == "/half" {
+                        tokio::spawn(async move {
+                            tokio::time::sleep(Duration::from_millis(30)).await;
+                            body.send_reset(h2::Reason::INTERNAL_ERROR);
+                        });
+                    }
+                }
+            });
+        }
+    });
+    for middlewares in WAYS {
+        let gateway = before_with(&url, middlewares).await;
+        for (path, status, code) in [
+            ("/silent", 504, "server-timeout"),
+            ("/reset", 502, "server-"),
+            ("/refuse", 502, "server-"),
+            ("/goaway", 502, "server-"),
+        ] {
+            let mut peer = gateway.connect().await;
+            let got = peer.get(path, "").await;
+            let named = got.header("x-portcullis-error").unwrap_or_default();
+            assert!(got.status == status && named.starts_with(code), "{path}: {}", got.head);
+            assert_eq!(peer.get("/fine", "").await.text(), "half", "after {path}");
+        }
+        let mut peer = gateway.connect().await;
+        peer.send("GET /half HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        let result = peer.response_to("GET").await;
+        assert!(result.is_err(), "{result:?}");
+    }
 }
