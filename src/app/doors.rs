@@ -26,6 +26,11 @@ impl Doors {
         self.handles.iter().map(|(name, handle)| Ok((name.clone(), handle.duplicate_listener()?))).collect()
     }
 
+    /// Lets go of the sockets. Those of a successor stay open.
+    pub(super) fn let_go(&self) {
+        self.each(Handle::close_listener);
+    }
+
     fn each(&self, act: impl Fn(&Handle)) {
         for (_, handle) in &self.handles {
             act(handle);
@@ -36,6 +41,10 @@ impl Doors {
 impl Door for Doors {
     fn stop_accepting(&self) {
         self.each(Handle::stop_accepting);
+    }
+
+    fn close(&self) {
+        self.each(Handle::close_after_last);
     }
 
     fn resume_accepting(&self) {

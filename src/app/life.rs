@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -275,14 +276,17 @@ impl Life {
 
     /// Drains while the successor serves. Whether that is over; `false` if the successor died and this process is needed again.
     async fn follow(&self, doors: &Arc<Doors>, mut successor: Successor, signals: &mut Signals) -> bool {
+        let mut drain = pin!(self.drain(doors, Cause::HandedOver, signals));
         let departure = tokio::select! {
-            () = self.drain(doors, Cause::HandedOver, signals) => return true,
+            () = &mut drain => return true,
             departure = successor.departure() => departure,
         };
         match departure {
-            // It was stopped on purpose; nobody is to serve any longer.
+            // It handed over itself or was stopped on purpose. In either case our sockets are of no more use, and nobody shall
+            // wait in their queues.
             Departure::Left => {
-                self.drain(doors, Cause::HandedOver, signals).await;
+                doors.let_go();
+                drain.await;
                 true
             }
             Departure::Died(how) => {

@@ -198,9 +198,14 @@ impl Reader<'_> {
         Problem::at(path, message).placed(self.place(path))
     }
 
+    /// Where `path` stands, or else the nearest section above it.
     fn place(&self, path: &str) -> Option<Place> {
-        let (_, span) = self.spans.iter().find(|(known, _)| known == path)?;
-        self.sources.place(*span)
+        let found = self.spans.iter().find(|(known, _)| known == path);
+        match (found, path.rsplit_once('.')) {
+            (Some((_, span)), _) => self.sources.place(*span),
+            (None, Some((above, _))) => self.place(above),
+            (None, None) => None,
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 pub trait Door: Send + Sync {
     /// Stops accepting; the sockets stay open and keep queueing, so that accepting can resume.
     fn stop_accepting(&self);
+    /// Takes those that have connected already and closes the sockets: nobody follows, so whoever comes later shall go elsewhere
+    /// and not wait in vain.
+    fn close(&self);
     /// Accepts again, and idle connections stay open again.
     fn resume_accepting(&self);
     /// While draining, every response closes its connection and readiness is off.
@@ -151,6 +154,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 pub struct Drain {
     plan: Plan,
+    cause: Cause,
     phase: Phase,
     accept_until: Instant,
     settled_at: Instant,
@@ -168,6 +172,7 @@ impl Drain {
         let requests = plan.requests.max(plan.idle_spread);
         Self {
             plan,
+            cause,
             phase: Phase::Begin,
             accept_until,
             settled_at: accept_until + SETTLE,
@@ -247,7 +252,10 @@ pub async fn run(mut drain: Drain, door: Arc<dyn Door>, hurry: impl Future<Outpu
         while let Some(step) = drain.step(now, door.active()) {
             match step {
                 Step::Announce => door.set_draining(Draining::On),
-                Step::StopAccepting => door.stop_accepting(),
+                Step::StopAccepting => match drain.cause {
+                    Cause::Stop => door.close(),
+                    Cause::HandedOver => door.stop_accepting(),
+                },
                 Step::CloseIdle(spread) => door.close_idle(spread),
                 Step::Cut(what) => door.cut(what),
                 Step::End(outcome) => {
@@ -362,6 +370,9 @@ mod tests {
         fn stop_accepting(&self) {
             self.calls.lock().push("stop");
         }
+        fn close(&self) {
+            self.calls.lock().push("close");
+        }
         fn resume_accepting(&self) {
             self.calls.lock().push("resume");
         }
@@ -386,10 +397,18 @@ mod tests {
         let door = Arc::new(Scripted::default());
         let plan = Plan { accept_grace: Duration::ZERO, ..PLAN };
         let now = tokio::time::Instant::now().into_std();
-        let outcome = run(Drain::new(plan, Cause::Stop, now), door.clone(), std::future::pending()).await;
+        let outcome = run(Drain::new(plan, Cause::HandedOver, now), door.clone(), std::future::pending()).await;
         assert_eq!(outcome, Outcome::Empty);
         resume(&*door);
         assert_eq!(*door.calls.lock(), ["on", "stop", "idle", "all", "off", "resume"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_process_that_does_not_come_back() {
+        let door = Arc::new(Scripted::default());
+        let now = tokio::time::Instant::now().into_std();
+        run(Drain::new(PLAN, Cause::Stop, now), door.clone(), std::future::pending()).await;
+        assert_eq!(*door.calls.lock(), ["on", "close", "idle", "all"]);
     }
 
     #[tokio::test(start_paused = true)]

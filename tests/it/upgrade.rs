@@ -323,6 +323,63 @@ async fn a_stop_lets_requests_end() {
     assert_eq!(line.gateway.ended().await, Some(0));
 }
 
+/// Waits until nobody listens any more.
+async fn until_refused(address: SocketAddr) {
+    let by = Instant::now() + PATIENCE;
+    while tokio::net::TcpStream::connect(address).await.is_ok() {
+        assert!(Instant::now() < by, "{address} still takes connections");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Whoever comes while the last requests end is refused, and does not wait in a queue that nobody looks at.
+#[tokio::test]
+async fn late_clients_are_refused_at_once() {
+    let server = server().await;
+    let mut line = Line::start(&["entryPoints.web.transport.lifeCycle.graceTimeOut=1h"], &server).await;
+    let mut held = line.gateway.connect().await;
+    held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.until_count(1).await;
+    line.gateway.signal(Signal::TERM);
+    until_refused(line.gateway.address()).await;
+    assert!(line.gateway.is_alive());
+    server.go();
+    assert_eq!(held.response_to("GET").await.unwrap().text(), "held");
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
+/// A successor that is stopped on purpose leaves nothing behind that looks alive, though its predecessor still has a tunnel.
+#[tokio::test]
+async fn a_stopped_successor_is_not_replaced() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let address = line.gateway.address();
+    let mut tunnel = websocket(address).await;
+    assert_eq!(line.upgrade().await.code, Some(0));
+    let heir = line.newest();
+    kill_process(Pid::from_raw(i32::try_from(heir).unwrap()).unwrap(), Signal::TERM).unwrap();
+    until(|| !lives(heir)).await;
+    until_refused(address).await;
+    tunnel.send("x").await;
+    assert_eq!(tunnel.bytes(1).await, b"x");
+    drop(tunnel);
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
+/// A successor that never gets ready does not keep the process from ending.
+#[tokio::test]
+async fn a_stop_interrupts_an_upgrade() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    line.replace_by("#!/bin/sh\nexec sleep 60\n", 0o755);
+    line.gateway.signal(Signal::USR2);
+    let pid = i32::try_from(line.gateway.pid()).unwrap();
+    until(|| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|children| !children.is_empty()))
+        .await;
+    line.gateway.signal(Signal::TERM);
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let server = server().await;

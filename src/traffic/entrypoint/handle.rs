@@ -61,6 +61,12 @@ impl Handle {
         });
     }
 
+    /// Takes those that have connected already, and closes the listening socket for good: whoever comes later is refused at once
+    /// and can go elsewhere.
+    pub fn close_after_last(&self) {
+        self.shared.accepting.send_replace(Accepting::Last);
+    }
+
     /// Closes the listening socket for good. Connections live on.
     pub fn close_listener(&self) {
         self.shared.accepting.send_replace(Accepting::Closed);
@@ -143,6 +149,8 @@ impl Handle {
 pub(super) enum Accepting {
     Yes,
     Paused,
+    /// Only who has connected already.
+    Last,
     Closed,
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait to be accepted; the kernel caps it with `net.core.somaxconn`.
-const BACKLOG: i32 = 65535;
+pub(super) const BACKLOG: i32 = 65535;
 /// Idle time before the kernel asks whether a client still lives, and between two questions.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(180);
 /// First and longest pause after the system had nothing left to accept with.

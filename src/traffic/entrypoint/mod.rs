@@ -102,6 +102,7 @@ where
         loop {
             let state = *accepting.borrow_and_update();
             match state {
+                Accepting::Last => return self.admit_last(&listener),
                 Accepting::Closed => return,
                 Accepting::Paused => {
                     if accepting.changed().await.is_err() {
@@ -127,6 +128,18 @@ where
                         tokio::time::sleep(pause).await;
                     }
                 }
+            }
+        }
+    }
+
+    /// Takes who waits in the socket's queue. Not by way of the runtime, which may not have heard of the newest yet.
+    fn admit_last(&self, listener: &TcpListener) {
+        let listener = socket2::SockRef::from(listener);
+        for _ in 0..listen::BACKLOG {
+            let Ok((socket, _)) = listener.accept() else { return };
+            let stream = socket.set_nonblocking(true).and_then(|()| TcpStream::from_std(socket.into()));
+            if let Ok((stream, peer)) = stream.and_then(|stream| stream.peer_addr().map(|peer| (stream, peer))) {
+                self.admit(stream, peer);
             }
         }
     }
