@@ -8,6 +8,7 @@ mod cli;
 mod compatibility_page;
 mod errors_page;
 mod examples;
+mod fail_closed;
 mod front_door;
 mod h2_attacks;
 mod handover;

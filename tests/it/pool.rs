@@ -79,7 +79,10 @@ async fn abuse_h2(gateway: &Gateway, which: usize) {
     client.send(HEADERS, END_HEADERS, 1, &request_block("POST", "/echo", &[])).await;
     client.send(DATA, 0, 1, b"GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
     match which {
-        17 => return drop(client.send(RST_STREAM, 0, 1, &[0, 0, 0, 8]).await),
+        17 => {
+            client.send(RST_STREAM, 0, 1, &[0, 0, 0, 8]).await;
+            return;
+        }
         18 => client.send(DATA, END_STREAM, 1, b"").await,
         19 => client.send(HEADERS, END_HEADERS | END_STREAM, 1, &[]).await,
         _ => return,
