@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::gateway::{Gateway, Setup};
 use crate::harness::peer::{PATIENCE, Peer};
-use crate::harness::server::{Server, Step, answer};
+use crate::harness::server::{Server, Step, answer, raw};
 
 /// A gateway with a few kinds of routes, and the entry point `inside` for metrics.
 fn setup(server: &Server) -> Setup {
@@ -46,6 +46,7 @@ async fn server() -> Server {
             ]
         }
         "/missing" => answer(404, "", "nothing"),
+        "/ws" => raw("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello"),
         _ => answer(200, "X-Origin: yes\r\n", "hello"),
     })
     .await
@@ -268,6 +269,21 @@ async fn metrics_count_what_happened() {
     for family in ["process_open_fds", "process_resident_memory_bytes", "traefik_config_last_reload_success"] {
         assert!(all.get(family).is_some_and(|value| *value > 0.0), "{family}");
     }
+}
+
+#[tokio::test]
+async fn tunnels_are_counted_and_logged_when_they_end() {
+    let server = server().await;
+    let gateway = setup(&server).start().await;
+    let mut peer = gateway.connect().await;
+    let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(peer.get("/ws", fields).await.status, 101);
+    assert_eq!(peer.bytes(5).await, b"hello");
+    drop(peer);
+    let line = gateway.logged_path("/ws").await;
+    assert_eq!((&line["DownstreamStatus"], &line["OriginStatus"]), (&101.into(), &101.into()), "{line:#}");
+    let labels = "code=\"101\",entrypoint=\"web\",method=\"GET\",protocol=\"websocket\"";
+    until_series(&gateway, &format!("traefik_entrypoint_requests_total{{{labels}}}"), 1.0).await;
 }
 
 #[tokio::test]
