@@ -18,6 +18,9 @@ pub fn from_node<T: DeserializeOwned>(node: &Node, sources: &Sources) -> Result<
     })
 }
 
+/// What is said of a key that has to be written and is not.
+pub(super) const IS_MISSING: &str = "is missing";
+
 /// What went wrong, found from the inside out: every level that the error passes adds its key.
 #[derive(Debug)]
 struct ReadError {
@@ -49,7 +52,7 @@ impl de::Error for ReadError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { path: field.to_owned(), span: None, message: "is missing".to_owned() }
+        Self { path: field.to_owned(), span: None, message: IS_MISSING.to_owned() }
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {

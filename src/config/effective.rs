@@ -2,7 +2,7 @@
 
 use super::address::{Address, Protocol};
 use super::check::{BrokenObject, Checked};
-use super::deserialize::from_node;
+use super::deserialize::{IS_MISSING, from_node};
 use super::entry_points::EntryPoint;
 use super::install::{INTERNAL_ENTRY_POINT, Install};
 use super::tree::{Key, Node, Sources, Span, Value};
@@ -72,7 +72,17 @@ impl Reader<'_> {
 
     fn entry_points(&mut self, install: &mut Install, written: Option<Node>, broken: Vec<BrokenObject>) {
         let broken = broken.into_iter().filter(|object| object.kind == "entryPoints");
-        install.broken_entry_points = broken.map(|object| (Name::from(&*object.name), object.problems)).collect();
+        for BrokenObject { name, mut problems, rest, .. } in broken {
+            // What is left of it may hold a mistake as well, which is better told now than after the first one is mended.
+            if let Err(problem) = from_node::<EntryPoint>(&rest, self.sources).and_then(only_tcp)
+                && problem.message != IS_MISSING
+            {
+                let problem = problem.under(&format!("entryPoints.{name}")).placed(self.sources.place(rest.span));
+                self.problems.push(problem.clone());
+                problems = problems.into_iter().chain([problem]).collect();
+            }
+            install.broken_entry_points.insert(Name::from(&*name), problems);
+        }
         let Some(Node { value: Value::Map(entries), .. }) = written else { return };
         for (Key { name, .. }, node) in entries {
             let path = format!("entryPoints.{name}");
