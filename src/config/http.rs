@@ -43,16 +43,19 @@ pub struct Broken {
     pub servers_transports: BTreeMap<Name, Box<[Problem]>>,
 }
 
+/// A list of names. Routers that say the same share it, and each of a million holds only one pointer to it.
+pub type NameList = Arc<Vec<Name>>;
+
 /// Which requests go where.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Router {
     /// Where its requests come in; empty means the default entry points. Not qualified.
     #[serde(skip_serializing_if = "is_empty")]
-    pub entry_points: Arc<[Name]>,
+    pub entry_points: NameList,
     /// What happens on the way, in order. Qualified.
     #[serde(skip_serializing_if = "is_empty")]
-    pub middlewares: Arc<[Name]>,
+    pub middlewares: NameList,
     /// Where its requests go. Qualified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<Name>,
@@ -77,8 +80,8 @@ impl Router {
     /// Reads a router out of a checked tree. By hand and not by serde, because there may be a million of them.
     pub(super) fn read(node: &Node, sources: &Sources, names: &mut Names) -> Result<Self, Problem> {
         let mut router = Self {
-            entry_points: Arc::default(),
-            middlewares: Arc::default(),
+            entry_points: names.empty_list(),
+            middlewares: names.empty_list(),
             service: None,
             rule: "".into(),
             rule_syntax: None,
@@ -165,6 +168,6 @@ impl Observability {
     }
 }
 
-fn is_empty(names: &Arc<[Name]>) -> bool {
+fn is_empty(names: &NameList) -> bool {
     names.is_empty()
 }

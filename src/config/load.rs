@@ -2,8 +2,9 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, mpsc};
 
-use super::check::{Unknown, check};
+use super::check::{Checked, Unknown, check};
 use super::format::{Format, SIZE_LIMIT_BYTES, parse};
 use super::install::Install;
 use super::routing::Routing;
@@ -11,6 +12,9 @@ use super::schema::{DYNAMIC, STATIC};
 use super::tree::{Node, Sources, Span};
 use super::{effective, environment, flags};
 use crate::problem::{Problem, Problems};
+
+/// From this size on, a text is read apart.
+const LARGE_BYTES: usize = 256 << 10;
 
 /// What was found at start.
 #[derive(Clone, Debug, Default)]
@@ -79,11 +83,51 @@ pub fn dynamic(text: &str, format: Format, source: &str, provider: &str) -> (Rou
 /// # Errors
 /// Why the text as a whole is unreadable, so that whoever has an older one should keep that.
 pub fn published(text: &str, format: Format, source: &str, provider: &str) -> Result<(Routing, Problems), Problems> {
-    let mut sources = Sources::default();
-    let mut tree = parse(text, format, source, &mut sources)?;
-    let unknown = |name: &str| known_elsewhere(STATIC.field(name).is_some());
-    let checked = check(&mut tree, &DYNAMIC, &sources, Some(provider), &unknown);
-    Ok(Routing::read(tree, checked, &sources, provider))
+    let parse = || {
+        let mut sources = Sources::default();
+        let mut tree = parse(text, format, source, &mut sources)?;
+        let unknown = |name: &str| known_elsewhere(STATIC.field(name).is_some());
+        let checked = check(&mut tree, &DYNAMIC, &sources, Some(provider), &unknown);
+        Ok((tree, checked, sources))
+    };
+    let read = |parsed: &Result<(Node, Checked, Sources), Problems>| match parsed {
+        Ok((tree, checked, sources)) => Ok(Routing::read(tree, checked, sources, provider)),
+        Err(problems) => Err(problems.clone()),
+    };
+    if text.len() < LARGE_BYTES {
+        return read(&parse());
+    }
+    // What is made once and stays must not be made over there.
+    let _stay = (LazyLock::force(&DYNAMIC), LazyLock::force(&STATIC), ahash::RandomState::new());
+    apart(&parse, &read)
+}
+
+/// Uses what a thread of its own has made and drops. A tree takes many times the memory of what is kept of it: allocators give
+/// threads regions of their own, and one in which nothing stays goes back to the system as a whole.
+fn apart<T: Send + Sync, R>(make: &(dyn Fn() -> T + Sync), use_it: &dyn Fn(&T) -> R) -> R {
+    // Bounded, as those allocate nothing when something is sent: that would be left over there.
+    let (give, take) = mpsc::sync_channel::<Arc<T>>(1);
+    let (finish, finished) = mpsc::sync_channel::<()>(1);
+    std::thread::scope(|scope| {
+        let maker = std::thread::Builder::new().name("reader".to_owned()).spawn_scoped(scope, move || {
+            let made = Arc::new(make());
+            if give.send(made.clone()).is_ok() {
+                // Ends when the other side has dropped its own, so that this one is the last.
+                let _ = finished.recv();
+            }
+            drop(made);
+        });
+        match (maker, take.recv()) {
+            (Ok(_), Ok(made)) => {
+                let used = use_it(&made);
+                drop(made);
+                drop(finish);
+                used
+            }
+            // There is no thread, or it came to nothing.
+            _ => use_it(&make()),
+        }
+    })
 }
 
 /// One file may hold both what is read at start and what may change at any time.

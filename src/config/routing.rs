@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::check::{BrokenObject, Checked};
 use super::deserialize::from_node;
-use super::http::{Http, Router};
+use super::http::{Broken, Http, NameList, Router};
 use super::tree::{Node, Sources, Value};
 use crate::problem::{Problem, Problems};
 use crate::units::Name;
@@ -36,6 +36,13 @@ impl Routing {
         add(&mut http.broken.servers_transports, broken.servers_transports);
     }
 
+    /// Whether nothing is in it, broken or not.
+    pub fn is_empty(&self) -> bool {
+        let Http { routers, services, middlewares, servers_transports, broken } = &self.http;
+        let nothing = routers.is_empty() && services.is_empty() && middlewares.is_empty();
+        nothing && servers_transports.is_empty() && *broken == Broken::default()
+    }
+
     /// The same, with every object that `last` has just so taken from there: it is kept in memory once, and whoever compares
     /// the two has only pointers to compare.
     #[must_use]
@@ -49,30 +56,31 @@ impl Routing {
     }
 
     /// Reads a tree that has been checked. Each object is read alone, so that a bad one takes no other down.
-    pub(super) fn read(mut root: Node, checked: Checked, sources: &Sources, provider: &str) -> (Self, Problems) {
+    pub(super) fn read(root: &Node, checked: &Checked, sources: &Sources, provider: &str) -> (Self, Problems) {
         let mut routing = Self::default();
-        let mut reader = Reader { sources, provider, names: Names::default(), problems: checked.problems };
+        let mut reader = Reader { sources, provider, names: Names::default(), problems: checked.problems.clone() };
         let mut places = Vec::new();
-        for BrokenObject { kind, name, problems, rest } in checked.broken {
-            if kind == "http.routers" && !asks_for_tls(&name, &problems) {
-                places.push((Name::qualified(&name, provider), rest));
+        for BrokenObject { kind, name, problems, rest } in &checked.broken {
+            if kind == "http.routers" && !asks_for_tls(name, problems) {
+                places.push((Name::qualified(name, provider), rest));
             }
-            if let Some(broken) = routing.broken(&kind) {
-                broken.insert(Name::qualified(&name, provider), problems);
+            if let Some(broken) = routing.broken(kind) {
+                broken.insert(Name::qualified(name, provider), problems.clone());
             }
         }
-        let mut http = root.take("http").unwrap_or_else(|| Node::empty(root.span));
+        let nothing = Node::empty(root.span);
+        let http = root.get("http").unwrap_or(&nothing);
         let http_of = &mut routing.http;
         let broken = &mut http_of.broken;
-        http_of.middlewares = reader.objects(&mut http, "middlewares", &mut broken.middlewares, settings);
+        http_of.middlewares = reader.objects(http, "middlewares", &mut broken.middlewares, settings);
         http_of.servers_transports =
-            reader.objects(&mut http, "serversTransports", &mut broken.servers_transports, settings);
-        http_of.services = reader.objects(&mut http, "services", &mut broken.services, settings);
-        http_of.routers = reader.objects(&mut http, "routers", &mut broken.routers, Router::read);
+            reader.objects(http, "serversTransports", &mut broken.servers_transports, settings);
+        http_of.services = reader.objects(http, "services", &mut broken.services, settings);
+        http_of.routers = reader.objects(http, "routers", &mut broken.routers, Router::read);
         // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router below it, which
         // may ask for less.
         for (name, rest) in places {
-            if let Ok(router) = Router::read(&rest, sources, &mut reader.names) {
+            if let Ok(router) = Router::read(rest, sources, &mut reader.names) {
                 http_of.routers.insert(name, Arc::new(router));
             }
         }
@@ -131,16 +139,20 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn objects<T>(
         &mut self,
-        http: &mut Node,
+        http: &Node,
         kind: &str,
         broken: &mut BTreeMap<Name, Box<[Problem]>>,
         read: fn(&Node, &Sources, &mut Names) -> Result<T, Problem>,
     ) -> BTreeMap<Name, Arc<T>> {
-        let Some(Node { value: Value::Map(entries), .. }) = http.take(kind) else { return BTreeMap::new() };
+        let entries = http.get(kind).map(Node::entries).unwrap_or_default();
         let mut objects = Vec::with_capacity(entries.len());
         for (key, node) in entries {
-            let name = self.names.share(Name::qualified(&key.name, self.provider));
-            match read(&node, self.sources, &mut self.names) {
+            let mut name = Name::qualified(&key.name, self.provider);
+            if kind != "routers" {
+                // Routers name the others; nobody names them.
+                name = self.names.share(name);
+            }
+            match read(node, self.sources, &mut self.names) {
                 Ok(object) => objects.push((name, Arc::new(object))),
                 Err(problem) => {
                     let problem = problem.under(&format!("http.{kind}.{}", key.name));
@@ -161,7 +173,8 @@ fn settings<T: DeserializeOwned>(node: &Node, sources: &Sources, _: &mut Names) 
 #[derive(Debug, Default)]
 pub(super) struct Names {
     names: hashbrown::HashSet<Name, ahash::RandomState>,
-    lists: hashbrown::HashSet<Arc<[Name]>, ahash::RandomState>,
+    lists: hashbrown::HashSet<NameList, ahash::RandomState>,
+    empty: NameList,
 }
 
 impl Names {
@@ -173,14 +186,18 @@ impl Names {
         self.names.get_or_insert_with(text, |text| Name::from(text)).clone()
     }
 
-    pub(super) fn read_list(&mut self, node: &Node) -> Arc<[Name]> {
-        let Value::List(items) = &node.value else { return Arc::default() };
+    pub(super) fn empty_list(&self) -> NameList {
+        self.empty.clone()
+    }
+
+    pub(super) fn read_list(&mut self, node: &Node) -> NameList {
+        let Value::List(items) = &node.value else { return self.empty_list() };
         let names = items.iter().filter_map(|item| match &item.value {
             Value::Str(text) => Some(self.read(text)),
             _ => None,
         });
-        let list: Arc<[Name]> = names.collect();
-        self.lists.get_or_insert(list).clone()
+        let list: Vec<Name> = names.collect();
+        self.lists.get_or_insert_with(&list, |list| Arc::new(list.clone())).clone()
     }
 }
 

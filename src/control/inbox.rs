@@ -75,16 +75,16 @@ impl Updates {
         &self.provider
     }
 
-    /// Publishes a whole configuration. One that equals the last is dropped; of another, the objects that did not change are
-    /// those of the last.
+    /// Publishes a whole configuration. One that equals the last is dropped. Of another, the objects that did not change should
+    /// be those of the last ([`Routing::sharing`]), so that they stand in memory once.
     pub fn publish(&self, routing: Arc<Routing>, problems: Problems, locate: Option<Arc<dyn Locate>>) {
-        let last = self.inbox.published.lock().get(&self.provider).cloned();
-        let routing = match &last {
-            Some(last) if !last.failed && last.problems == problems && last.routing == routing => return,
-            Some(last) => Arc::new(Arc::unwrap_or_clone(routing).sharing(&last.routing)),
-            None => routing,
-        };
         let mut published = self.inbox.published.lock();
+        let same = published
+            .get(&self.provider)
+            .is_some_and(|last| !last.failed && last.problems == problems && last.routing == routing);
+        if same {
+            return;
+        }
         published.insert(self.provider.clone(), Published { routing, problems, failed: false, locate });
         self.inbox.version.fetch_add(1, Ordering::SeqCst);
         drop(published);

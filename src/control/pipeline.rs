@@ -116,12 +116,7 @@ impl Pipeline {
     fn replace(&self, built: &mut Option<Built>) -> Outcome {
         let started = Instant::now();
         let (published, version) = self.inbox.contents();
-        let mut routing = Routing::default();
-        for published in published.values() {
-            routing.merge(Routing::clone(&published.routing));
-        }
-        let routing = Arc::new(routing);
-        let next = compile(routing, built.as_ref(), &self.kit);
+        let next = compile(join(&published), built.as_ref(), &self.kit);
         next.start(&self.kit);
         self.kit.runtime.block_on(next.addresses_asked());
         self.current.store(next.snapshot.clone());
@@ -156,6 +151,16 @@ impl Pipeline {
         let errors = outcome.problems.iter().filter(|problem| problem.is_error()).count();
         self.metrics.set_problems(outcome.problems.len() - errors, errors);
     }
+}
+
+/// What all providers have published, as one.
+fn join(published: &BTreeMap<Arc<str>, Published>) -> Arc<Routing> {
+    let mut parts = published.values().map(|published| &published.routing).filter(|routing| !routing.is_empty());
+    let Some(first) = parts.next() else { return Arc::default() };
+    parts.fold(first.clone(), |mut joined, part| {
+        Arc::make_mut(&mut joined).merge(Routing::clone(part));
+        joined
+    })
 }
 
 /// All problems, each with its place where the source has it.

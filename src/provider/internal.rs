@@ -70,7 +70,7 @@ impl Own {
         middlewares: Vec<Name>,
     ) {
         let router = Router {
-            entry_points: [Name::from(entry_point)].into(),
+            entry_points: vec![Name::from(entry_point)].into(),
             middlewares: middlewares.into(),
             service: Some(Name::from(service)),
             rule: rule.into(),

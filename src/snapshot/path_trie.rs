@@ -28,17 +28,23 @@ impl Candidate {
     }
 }
 
-/// What goes into the tries: paths with a root, ordered by root, then path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key<'p> {
+/// What goes into the tries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
     /// Index of the trie.
     pub(super) root: u32,
-    /// The path, whole or as a prefix.
-    pub(super) path: &'p [u8],
+    /// The path, whole or as a prefix: where it begins and ends in the text of all paths.
+    pub(super) path: (u32, u32),
     /// Whether the path has to end where `path` does.
     pub(super) exact: bool,
     /// The route.
     pub(super) candidate: Candidate,
+}
+
+impl Key {
+    fn path<'p>(&self, paths: &'p str) -> &'p [u8] {
+        paths.as_bytes().get(self.path.0 as usize..self.path.1 as usize).unwrap_or_default()
+    }
 }
 
 /// A node: where its parts begin. They end where those of the next node begin.
@@ -65,14 +71,21 @@ pub(super) struct PathTries {
 }
 
 impl PathTries {
-    /// Builds `roots` tries. The paths of `keys` have at most 4 GiB together.
-    pub(super) fn build(roots: u32, mut keys: Vec<Key<'_>>) -> Self {
-        keys.sort_unstable();
-        keys.dedup_by(|next, kept| {
-            (next.root, next.path, next.exact, next.candidate.rank())
-                == (kept.root, kept.path, kept.exact, kept.candidate.rank())
-        });
-        let mut builder = Builder { keys: &keys, tries: Parts::default() };
+    /// Builds `roots` tries of keys whose paths stand in `paths`, which has at most 4 GiB.
+    pub(super) fn build(roots: u32, paths: &str, mut keys: Vec<Key>) -> Self {
+        let whole = |key: &Key| (key.root, key.path(paths), key.exact, key.candidate);
+        keys.sort_unstable_by(|one, other| whole(one).cmp(&whole(other)));
+        let apart_from_decision = |key: &Key| (key.root, key.path(paths), key.exact, key.candidate.rank());
+        keys.dedup_by(|next, kept| apart_from_decision(next) == apart_from_decision(kept));
+        // Mostly there is a node or less for each key: what grows step by step leaves holes in memory.
+        let nodes = keys.len().max(roots as usize) + 1;
+        let tries = Parts {
+            nodes: Vec::with_capacity(nodes),
+            leads: Vec::with_capacity(nodes),
+            labels: Vec::with_capacity(paths.len()),
+            candidates: Vec::with_capacity(keys.len()),
+        };
+        let mut builder = Builder { keys: &keys, paths, tries };
         let mut open = builder.roots(roots);
         let mut known = index(open.len());
         while let Some(part) = open.pop_front() {
@@ -145,7 +158,6 @@ struct Part {
     used: usize,
 }
 
-#[derive(Default)]
 struct Parts {
     nodes: Vec<Node>,
     leads: Vec<u8>,
@@ -153,12 +165,13 @@ struct Parts {
     candidates: Vec<Candidate>,
 }
 
-struct Builder<'k, 'p> {
-    keys: &'k [Key<'p>],
+struct Builder<'k> {
+    keys: &'k [Key],
+    paths: &'k str,
     tries: Parts,
 }
 
-impl Builder<'_, '_> {
+impl Builder<'_> {
     fn roots(&self, roots: u32) -> VecDeque<Part> {
         let mut from = 0;
         (0..roots)
@@ -174,12 +187,18 @@ impl Builder<'_, '_> {
     /// Adds the node of `part`; its children get the numbers from `first_child` on, in the order they are put in `open`.
     fn add_node(&mut self, part: Part, first_child: u32, open: &mut VecDeque<Part>) {
         let keys = &self.keys[part.keys.clone()];
-        let end = part.used + shared_length(keys, part.used);
-        let here = keys.partition_point(|key| key.path.len() == end);
+        let paths = self.paths;
+        let path_of = |key: &Key| key.path(paths);
+        // They are sorted: what the first and the last share, all do.
+        let end = match (keys.first().map(path_of), keys.last().map(path_of)) {
+            (Some(first), Some(last)) => part.used + shared_length(&first[part.used..], &last[part.used..]),
+            _ => part.used,
+        };
+        let here = keys.partition_point(|key| path_of(key).len() == end);
         let (ending, longer) = keys.split_at(here);
         let tries = &mut self.tries;
         let label = index(tries.labels.len());
-        let path = keys.first().map(|key| &key.path[..end]).unwrap_or_default();
+        let path = keys.first().map(|key| &path_of(key)[..end]).unwrap_or_default();
         tries.labels.extend_from_slice(&path[part.used..]);
         tries.leads.push(if part.used == 0 { 0 } else { path.get(part.used - 1).copied().unwrap_or_default() });
         let prefixes = index(tries.candidates.len());
@@ -188,7 +207,7 @@ impl Builder<'_, '_> {
         tries.nodes.push(Node { label, children: first_child, prefixes, exacts });
 
         let mut from = part.keys.start + here;
-        for group in longer.chunk_by(|one, other| one.path[end] == other.path[end]) {
+        for group in longer.chunk_by(|one, other| path_of(one)[end] == path_of(other)[end]) {
             open.push_back(Part { keys: from..from + group.len(), used: end + 1 });
             from += group.len();
         }
@@ -203,10 +222,9 @@ impl Builder<'_, '_> {
     }
 }
 
-/// How many bytes after the first `used` all paths share. They are sorted: what the first and the last share, all do.
-fn shared_length(keys: &[Key<'_>], used: usize) -> usize {
-    let (Some(first), Some(last)) = (keys.first(), keys.last()) else { return 0 };
-    first.path[used..].iter().zip(&last.path[used..]).take_while(|(one, other)| one == other).count()
+/// How many bytes two texts share at their beginning.
+fn shared_length(one: &[u8], other: &[u8]) -> usize {
+    one.iter().zip(other).take_while(|(one, other)| one == other).count()
 }
 
 /// A position as it is kept. The caller's limit on the length of all paths holds it below the largest one.
@@ -219,12 +237,23 @@ mod tests {
     use super::*;
 
     fn tries(paths: &[(u32, &'static str)]) -> PathTries {
+        let roots = paths.iter().map(|(root, _)| root + 1).max().unwrap_or(1);
         let keys = paths.iter().enumerate().map(|(rank, (root, path))| {
             let (exact, path) = path.strip_prefix('=').map_or((false, *path), |path| (true, path));
-            Key { root: *root, path: path.as_bytes(), exact, candidate: Candidate::new(rank as u32, true) }
+            (*root, path, exact, Candidate::new(rank as u32, true))
         });
-        let roots = paths.iter().map(|(root, _)| root + 1).max().unwrap_or(1);
-        PathTries::build(roots, keys.collect())
+        build(roots, keys)
+    }
+
+    fn build<'p>(roots: u32, keys: impl Iterator<Item = (u32, &'p str, bool, Candidate)>) -> PathTries {
+        let mut text = String::new();
+        let keys = keys.map(|(root, path, exact, candidate)| {
+            let start = text.len() as u32;
+            text.push_str(path);
+            Key { root, path: (start, text.len() as u32), exact, candidate }
+        });
+        let keys = keys.collect();
+        PathTries::build(roots, &text, keys)
     }
 
     fn reached(tries: &PathTries, root: u32, path: &str) -> Vec<u32> {
@@ -278,13 +307,8 @@ mod tests {
         let wide: Vec<String> = (0..=255_u8).map(|byte| format!("/{byte:03}x")).collect();
         let deep: Vec<String> = (1..2000).map(|length| "a".repeat(length)).collect();
         for paths in [wide, deep] {
-            let keys = paths.iter().enumerate().map(|(rank, path)| Key {
-                root: 0,
-                path: path.as_bytes(),
-                exact: true,
-                candidate: Candidate::new(rank as u32, false),
-            });
-            let tries = PathTries::build(1, keys.collect());
+            let keys = paths.iter().enumerate();
+            let tries = build(1, keys.map(|(rank, path)| (0, path.as_str(), true, Candidate::new(rank as u32, false))));
             for (rank, path) in paths.iter().enumerate() {
                 assert_eq!(reached(&tries, 0, path), [rank as u32]);
             }
@@ -293,8 +317,8 @@ mod tests {
 
     #[test]
     fn equal_entries_merge_and_the_decided_one_stays() {
-        let key = |decided| Key { root: 0, path: b"/a", exact: false, candidate: Candidate::new(7, decided) };
-        let tries = PathTries::build(1, vec![key(false), key(true), key(false)]);
+        let tries =
+            build(1, [false, true, false].map(|decided| (0, "/a", false, Candidate::new(7, decided))).into_iter());
         assert_eq!(&*tries.candidates, [Candidate::new(7, true)]);
     }
 }

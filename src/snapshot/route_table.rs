@@ -43,7 +43,7 @@ impl<R: Routed> RouteTable<R> {
         let (mut hosts, mut parents) = (Hosts::default(), Hosts::default());
         let mut roots = ANY_HOST + 1;
         // Rules may be gone after this, so the paths are kept in one text until the tries stand.
-        let mut entries = Vec::with_capacity(routes.len());
+        let mut keys = Vec::with_capacity(routes.len());
         let mut paths = String::new();
         for (rank, route) in (0_u32..).zip(&routes) {
             for Conjunction { host, path, decided } in route.rule().conjunctions() {
@@ -57,27 +57,22 @@ impl<R: Routed> RouteTable<R> {
                     PathCondition::Exact(path) => (path, true),
                     PathCondition::Prefix(path) => (path, false),
                 };
-                entries.push(match root {
+                keys.push(match root {
                     Some(root) if paths.len() + path.len() < TEXT_LIMIT_BYTES => {
                         let start = paths.len();
                         paths.push_str(path);
-                        Entry {
+                        Key {
                             root,
                             path: (start as u32, paths.len() as u32),
                             exact,
                             candidate: Candidate::new(rank, decided),
                         }
                     }
-                    _ => Entry { root: ANY_HOST, path: (0, 0), exact: false, candidate: Candidate::new(rank, false) },
+                    _ => Key { root: ANY_HOST, path: (0, 0), exact: false, candidate: Candidate::new(rank, false) },
                 });
             }
         }
-        let keys = entries.into_iter().map(|Entry { root, path: (start, end), exact, candidate }| {
-            let path = paths.as_bytes().get(start as usize..end as usize).unwrap_or_default();
-            Key { root, path, exact, candidate }
-        });
-        let keys = keys.collect();
-        let tries = PathTries::build(roots, keys);
+        let tries = PathTries::build(roots, &paths, keys);
         hosts.shrink();
         parents.shrink();
         Self { routes: routes.into(), hosts, parents, tries }
@@ -148,14 +143,6 @@ impl<R: Routed> RouteTable<R> {
             self.tries.walk(root, path, found);
         }
     }
-}
-
-/// A key of the tries, its path as a range of a text.
-struct Entry {
-    root: u32,
-    path: (u32, u32),
-    exact: bool,
-    candidate: Candidate,
 }
 
 impl<R: Routed> Default for RouteTable<R> {

@@ -251,8 +251,8 @@ fn routers_are_read_compactly_and_written_back() {
             }
         })
     );
-    assert!(std::sync::Arc::ptr_eq(&http.routers["a@file"].middlewares, &http.routers["b@file"].middlewares));
-    assert!(size_of::<crate::config::Router>() <= 112, "{}", size_of::<crate::config::Router>());
+    assert!(Arc::ptr_eq(&http.routers["a@file"].middlewares, &http.routers["b@file"].middlewares));
+    assert!(size_of::<crate::config::Router>() <= 72, "{}", size_of::<crate::config::Router>());
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(super) fn build(
         outer: BTreeMap::new(),
         doubts: Doubts::new(),
         routes: Vec::with_capacity(routing.http.routers.len()),
-        members: vec![Vec::new(); kit.entry_points.len()],
+        members: kit.entry_points.iter().map(|_| Vec::with_capacity(routing.http.routers.len())).collect(),
     };
     for (name, router) in &routing.http.routers {
         work.add(name, router);

@@ -234,7 +234,10 @@ impl Known {
         if log_template && written.is_template {
             log::debug!("{}: generated from its template:\n{}", path.display(), written.text);
         }
-        let (routing, problems) = load::published(&written.text, written.format, &written.source, NAME)?;
+        let (mut routing, problems) = load::published(&written.text, written.format, &written.source, NAME)?;
+        if let Some(last) = &self.good {
+            routing = routing.sharing(&last.routing);
+        }
         Ok(Version::New(Good { routing: Arc::new(routing), digest, is_blank, problems }))
     }
 
