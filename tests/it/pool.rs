@@ -216,3 +216,118 @@ async fn idle_connections_that_the_server_closes() {
         assert_eq!(peer.get(&nonce, "").await.text(), nonce);
     }
 }
+
+/// Answers with a few bytes changed, from a fixed seed: the client that asked gets valid HTTP or nothing, and nobody else gets
+/// any of it. `ROUNDS` and `SEED` in the environment try more.
+#[tokio::test]
+async fn changed_answers_reach_nobody_else() {
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (seed, rounds) = (number("SEED", 1), number("ROUNDS", 150));
+    let server = Server::start(move |received| match received.path() {
+        "/changed" => {
+            let round: u64 = received.target().split('?').nth(1).and_then(|text| text.parse().ok()).unwrap_or_default();
+            raw(changed_answer(seed << 32 | round))
+        }
+        _ => answer(200, "", received.target()),
+    })
+    .await;
+    let gateway = Gateway::with(format!(
+        "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+         services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
+        server.url()
+    ))
+    .await;
+    for round in 0..rounds {
+        let shown = changed_answer(seed << 32 | round).escape_ascii().to_string();
+        let mut peer = gateway.connect().await;
+        let method = if round % 5 == 0 { "HEAD" } else { "GET" };
+        peer.send(format!("{method} /changed?{round} HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")).await;
+        if let Ok((got, _)) = tokio::time::timeout(Duration::from_millis(100), peer.rest()).await {
+            assert!(is_valid(&got), "{shown}: {}", got.escape_ascii());
+        }
+        let nonce = format!("/victim?{round}");
+        assert_eq!(gateway.connect().await.get(&nonce, "").await.text(), nonce, "{shown}");
+    }
+    assert_eq!(server.violations(), Vec::<String>::new());
+}
+
+fn changed_answer(seed: u64) -> Vec<u8> {
+    const ANSWERS: [&str; 8] = [
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 302 Found\r\nLocation: /x\r\nSet-Cookie: a=b\r\nConnection: x-a\r\nX-A: 1\r\nContent-Length: 0\r\n\r\n",
+    ];
+    const SPICE: [&[u8]; 14] = [
+        b"\r",
+        b"\n",
+        b"\r\n",
+        b"\r\n\r\n",
+        b" ",
+        b"\0",
+        b":",
+        b"0",
+        b"\r\nContent-Length: 3",
+        b"\xff",
+        b"HTTP/1.1 200 OK\r\n",
+        b"\r\nTransfer-Encoding: chunked",
+        b"\r\n ",
+        b"-",
+    ];
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut bytes = dice.choice(ANSWERS).unwrap().as_bytes().to_vec();
+    for _ in 0..dice.usize(1..4) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = dice.usize(..bytes.len());
+        match dice.u8(..4) {
+            0 => bytes[at] = dice.u8(..),
+            1 => drop(bytes.remove(at)),
+            2 => bytes.truncate(at + 1),
+            _ => drop(bytes.splice(at..at, dice.choice(SPICE).unwrap().iter().copied())),
+        }
+    }
+    bytes
+}
+
+/// Whether a strict client reads this without doubt: nothing, or heads of a form that nobody reads in two ways.
+fn is_valid(mut bytes: &[u8]) -> bool {
+    loop {
+        if bytes.is_empty() {
+            return true;
+        }
+        let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap_or_default().to_owned();
+        let code = status.get(9..12).and_then(|code| code.parse::<u16>().ok());
+        let fields: Vec<&str> = lines.collect();
+        let odd = |text: &str| text.bytes().any(|byte| (byte < b' ' && byte != b'\t') || byte == 0x7f);
+        let named = |name: &str| fields.iter().filter(|line| line.to_ascii_lowercase().starts_with(name)).count();
+        let is_field = |line: &&str| {
+            !odd(line)
+                && line.split_once(':').is_some_and(|(name, _)| {
+                    !name.is_empty()
+                        && name.bytes().all(|byte| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte))
+                })
+        };
+        if !status.starts_with("HTTP/1.1 ")
+            || odd(&status)
+            || !code.is_some_and(|code| (100..600).contains(&code))
+            || !fields.iter().all(|line| is_field(&line))
+            || named("content-length:") + named("transfer-encoding:") > 1
+        {
+            return false;
+        }
+        bytes = &bytes[end + 4..];
+        if !code.is_some_and(|code| code < 200) {
+            return true;
+        }
+    }
+}

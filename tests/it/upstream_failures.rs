@@ -456,3 +456,38 @@ async fn failures_of_http2_servers() {
         assert!(result.is_err(), "{result:?}");
     }
 }
+
+/// Old servers and old clients: each gets what it can read.
+#[tokio::test]
+async fn versions_are_those_of_whoever_writes() {
+    let server = Server::start(|received| match received.path() {
+        "/old" => raw("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        "/old-close" => {
+            let mut steps = raw("HTTP/1.0 200 OK\r\n\r\nhello");
+            steps.push(Step::Close);
+            steps
+        }
+        "/chunked" => raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        _ => ok("hello"),
+    })
+    .await;
+    for middlewares in WAYS {
+        let gateway = before_with(&server.url(), middlewares).await;
+        for path in ["/old", "/old-close", "/chunked", "/new"] {
+            let mut peer = gateway.connect().await;
+            let got = peer.get(path, "").await;
+            assert!(got.head.starts_with("HTTP/1.1 200") && got.text() == "hello", "{path}: {}", got.head);
+            for version in ["HTTP/1.0\r\n", "HTTP/1.0\r\nHost: a.test\r\n", "HTTP/1.0\r\nConnection: keep-alive\r\n"] {
+                let mut peer = gateway.connect().await;
+                let got = peer.request(&format!("GET {path} {version}\r\n")).await;
+                assert_eq!(
+                    (got.header("transfer-encoding"), got.text()),
+                    (None, "hello"),
+                    "{path} {version}: {}",
+                    got.head
+                );
+            }
+        }
+    }
+    assert_eq!(server.violations(), Vec::<String>::new());
+}

@@ -116,6 +116,11 @@ impl Connection {
         self.is_reusable.store(true, Ordering::Relaxed);
     }
 
+    /// Says that the connection ends with the answer that is about to be written.
+    pub fn end_with_this_answer(&self) {
+        self.set_last(true);
+    }
+
     pub(super) fn take_reusable(&self) -> bool {
         self.is_reusable.swap(false, Ordering::Relaxed)
     }

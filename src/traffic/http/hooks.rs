@@ -19,7 +19,7 @@ use crate::snapshot::{Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::{self, Failure};
-use super::{EntryPointHttp, Flight, Gateway, forwarded, guard, lane, upstream};
+use super::{EntryPointHttp, Flight, Gateway, answer, forwarded, guard, lane, upstream};
 
 /// Pingora's hooks, all of them thin: they call the gateway and its parts.
 pub struct Hooks(pub Arc<Gateway>);
@@ -161,9 +161,9 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         flight: &mut Flight,
     ) -> Result<()> {
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            upstream::check_switch(session.req_header())?;
-        } else if response.status.is_informational() {
+        answer::check(session.req_header(), response)?;
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+            answer::clean(response);
             return Ok(());
         }
         flight.note_answer(response.status);
@@ -175,7 +175,7 @@ impl ProxyHttp for Hooks {
             error.set_retry(true);
             return Err(error);
         }
-        upstream::clean_response(response);
+        answer::clean(response);
         Ok(())
     }
 
@@ -196,6 +196,12 @@ impl ProxyHttp for Hooks {
             return Ok(());
         }
         flight.climb(response);
+        if session.req_header().version == Version::HTTP_10 && answer::unchunk(response) {
+            // The end of the connection is the end of the body.
+            if let Some(connection) = &flight.connection {
+                connection.end_with_this_answer();
+            }
+        }
         // How much of the request body is outstanding is known only now.
         let keep_alive = respond::keep_alive(session, flight);
         session.set_keepalive(keep_alive);

@@ -14,6 +14,7 @@ use crate::snapshot::{Current, Route};
 use crate::traffic::entrypoint::Connection;
 use crate::units::Name;
 
+mod answer;
 pub mod forwarded;
 pub mod guard;
 mod hooks;

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TE};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri, Version};
 use pingora::ErrorType;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 use pingora::prelude::{Error, ErrorSource, Result};
 use pingora_proxy::Session;
 
@@ -14,8 +14,6 @@ use crate::exchange::{AttemptOutcome, Ending, FailedAttempt, Fault, KeptBody, is
 use crate::service::Selection;
 
 use super::Flight;
-use super::hooks::HOP_BY_HOP;
-use super::respond::ERROR_HEADER;
 
 /// When an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +40,17 @@ pub(super) fn fault_of(error: &Error, phase: Phase) -> Fault {
 
 /// Host and path as the chosen server wants them.
 pub(super) fn address(request: &mut RequestHeader, selection: &Selection) -> Result<()> {
-    if !selection.pool.pass_host_header() {
+    // An HTTP/1.0 client need not say a host, but what we send is HTTP/1.1 and must (RFC 9112 §3.2).
+    let has_host = request.headers.contains_key(HOST) || request.uri.authority().is_some();
+    if !selection.pool.pass_host_header() || !has_host {
         request.insert_header(HOST, selection.server.host_header().clone())?;
     }
     if let Some(base) = selection.server.base_path() {
         let target = request.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let joined = format!("{}/{}", base.trim_end_matches('/'), target.trim_start_matches('/'));
         let mut parts = request.uri.clone().into_parts();
-        parts.path_and_query = joined.parse().ok();
+        let too_long = |_| Error::explain(ErrorType::InternalError, "a path that is too long with that of its server");
+        parts.path_and_query = Some(joined.parse().map_err(too_long)?);
         if let Ok(uri) = Uri::from_parts(parts) {
             request.set_uri(uri);
         }
@@ -65,42 +66,6 @@ pub(super) fn want_trailers(request: &mut RequestHeader, asked: &RequestHeader) 
         && !request.headers.contains_key(TE)
         && asked.headers.get(TE).is_some_and(|value| value == "trailers");
     if wanted { request.insert_header(TE, HeaderValue::from_static("trailers")) } else { Ok(()) }
-}
-
-/// A server may change the protocol only if the client has asked for it (RFC 9110 §7.8); otherwise its bytes would pass for
-/// responses.
-pub(super) fn check_switch(request: &RequestHeader) -> Result<()> {
-    if request.version == Version::HTTP_11 && request.headers.contains_key(UPGRADE) {
-        return Ok(());
-    }
-    let mut error = Error::explain(ErrorType::InvalidHTTPHeader, "the server changes the protocol unasked");
-    error.as_up();
-    Err(error)
-}
-
-/// Removes from a server's answer what concerns its own connection only (RFC 9110 §7.6.1), and what only we may say.
-pub(super) fn clean_response(response: &mut ResponseHeader) {
-    response.remove_header(&ERROR_HEADER);
-    if response.status == StatusCode::SWITCHING_PROTOCOLS || !response.headers.contains_key(CONNECTION) {
-        for name in &HOP_BY_HOP[..2] {
-            response.remove_header(name);
-        }
-        return;
-    }
-    let nominated: smallvec::SmallVec<[HeaderName; 4]> = response
-        .headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value: &HeaderValue| value.as_bytes().split(|byte| *byte == b','))
-        .map(|token| token.trim_ascii())
-        // Nearly every server says one of these, and neither names a field that is left.
-        .filter(|token| !token.eq_ignore_ascii_case(b"keep-alive") && !token.eq_ignore_ascii_case(b"close"))
-        .filter_map(|token| HeaderName::from_bytes(token).ok())
-        .filter(|name| !matches!(name.as_str(), "content-length" | "transfer-encoding" | "content-type" | "set-cookie"))
-        .collect();
-    for name in nominated.iter().chain(&HOP_BY_HOP[..3]).chain([&UPGRADE]) {
-        response.remove_header(name);
-    }
 }
 
 impl Flight {

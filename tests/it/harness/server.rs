@@ -327,7 +327,8 @@ impl Line {
                     return Err(End::Nonsense("a line end that is not CRLF"));
                 }
                 let line: Vec<u8> = self.buffer.drain(..at + 2).collect();
-                return String::from_utf8(line).map_err(|_| End::Nonsense("a line that is no text"));
+                // Field values may hold bytes beyond ASCII (RFC 9110 §5.5); names and targets are looked at later.
+                return Ok(String::from_utf8_lossy(&line).into_owned());
             }
             from = self.buffer.len();
             self.more().await?;

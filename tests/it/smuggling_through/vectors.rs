@@ -425,7 +425,8 @@ fn hosts() -> Vec<Vector> {
 }
 
 fn bodies() -> Vec<Vector> {
-    let mut all = Vec::new();
+    // A client of HTTP/1.0 need not name a host; what is sent on must.
+    let mut all = vec![vector("GET /v{n} HTTP/1.0\r\n\r\n", Either)];
     for method in ["GET", "OPTIONS", "DELETE", "TRACE", "PUT", "PATCH", "PROPFIND"] {
         let with = |fields: &str, body: &str| {
             vector(format!("{method} /v{{n}} HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n\r\n{body}"), Once)
