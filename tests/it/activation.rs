@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use portcullis::process::{Protocol, SocketName, systemd};
 
 /// Descriptors 3, 4 and 5 are TCP, UDP and a plain file; the shell's own process becomes the service, as under systemd.
-const SCRIPT: &str = "exec 3<&0 4<&1 5</dev/null 0</dev/null 1>&2; \
+const SCRIPT: &str = "exec 3<&0 4<&1 5</dev/null 0</dev/null 1>/dev/null; \
     LISTEN_PID=$PID LISTEN_FDS=$COUNT LISTEN_FDNAMES=web:dns: exec \"$0\" \"$@\"";
 
 fn check(role: &str, pid: &str, count: &str) {
