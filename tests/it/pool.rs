@@ -320,13 +320,13 @@ fn is_valid(mut bytes: &[u8]) -> bool {
         if !status.starts_with("HTTP/1.1 ")
             || odd(&status)
             || !code.is_some_and(|code| (100..600).contains(&code))
-            || !fields.iter().all(|line| is_field(&line))
+            || !fields.iter().all(|line| is_field(line))
             || named("content-length:") + named("transfer-encoding:") > 1
         {
             return false;
         }
         bytes = &bytes[end + 4..];
-        if !code.is_some_and(|code| code < 200) {
+        if code.is_none_or(|code| code >= 200) {
             return true;
         }
     }
