@@ -320,7 +320,7 @@ fn is_valid(mut bytes: &[u8]) -> bool {
         if !status.starts_with("HTTP/1.1 ")
             || odd(&status)
             || !code.is_some_and(|code| (100..600).contains(&code))
-            || !fields.iter().all(|line| is_field(line))
+            || !fields.iter().all(is_field)
             || named("content-length:") + named("transfer-encoding:") > 1
         {
             return false;
