@@ -505,8 +505,8 @@ enum NotUpgraded {
 
 /// Idle connections to servers that are kept, all servers together.
 const UPSTREAM_POOL: usize = 4096;
-/// Attempts at servers that one request can have at most.
-const MAX_ATTEMPTS: usize = 64;
+/// Attempts at servers that one request can have at most: above the largest `retry.attempts`.
+const MAX_ATTEMPTS: usize = 128;
 
 /// A successor says that it is ready and waits for the word. Anybody else goes on at once.
 async fn await_turn(inheritance: Option<Inheritance>) -> Result<Option<Inheritance>, Exit> {
