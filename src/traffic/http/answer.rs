@@ -9,6 +9,9 @@ use pingora::prelude::{Error, Result};
 use super::hooks::HOP_BY_HOP;
 use super::respond::ERROR_HEADER;
 
+/// Largest head of a server's answer, in bytes.
+const HEAD_LIMIT_BYTES: usize = 1 << 20;
+
 /// Judges the head of an answer, informational ones included.
 ///
 /// # Errors
@@ -19,10 +22,18 @@ pub(super) fn check(request: &RequestHeader, response: &ResponseHeader) -> Resul
     if response.status == StatusCode::SWITCHING_PROTOCOLS && !may_switch {
         return refuse("the server changes the protocol unasked");
     }
+    // Pingora looks at its limit only between two reads, so how much it takes depends on how the bytes arrive.
+    if head_bytes(response) > HEAD_LIMIT_BYTES {
+        return refuse("the head of the server's answer is too large");
+    }
     if !is_framed_once(response) {
         return refuse("the server's answer has a length that can be read in two ways");
     }
     Ok(())
+}
+
+fn head_bytes(response: &ResponseHeader) -> usize {
+    response.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum()
 }
 
 /// RFC 9112 §6.3: one `chunked`, or lengths that say the same, or neither.
