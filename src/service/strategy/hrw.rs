@@ -2,7 +2,7 @@
 
 use super::super::pool::Member;
 use super::super::server::fnv1a;
-use super::{Field, Strategy};
+use super::{Field, Strategy, mix};
 
 /// The server that ranks highest for this client.
 #[derive(Debug)]
@@ -18,7 +18,8 @@ impl Strategy for Hrw {
     fn pick(&self, field: &Field<'_>) -> Option<usize> {
         let score = |index: usize| {
             let member = &field.members[index];
-            rank(fnv1a(field.key, member.server.url().as_bytes()), member.weight)
+            // Unmixed, names that differ at their end have hashes that differ in their low bits, and the order of scores is not by lot.
+            rank(mix(fnv1a(field.key, member.server.url().as_bytes())), member.weight)
         };
         let mut best: Option<(usize, f64)> = None;
         for index in field.offered() {
@@ -39,7 +40,10 @@ fn rank(hash: u64, weight: u32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::server::FNV_START;
+    use std::sync::Arc;
+
+    use super::super::super::server::{self, FNV_START, Server};
+    use super::super::super::transport::{self, Transport};
     use super::super::tests::{field, members};
     use super::*;
 
@@ -57,6 +61,27 @@ mod tests {
         for (client, old) in before.iter().enumerate() {
             let new = pick(&members, client);
             assert!(if *old == 2 { new != 2 } else { new == *old }, "{client}");
+        }
+    }
+
+    #[test]
+    fn names_that_differ_in_their_last_letter_have_their_shares() {
+        let transport = Transport::build(&transport::Settings::default()).unwrap();
+        let shares = |weights: &[u32]| {
+            let build = |(at, weight): (usize, &u32)| {
+                let url = format!("http://10.0.0.{}", at + 1);
+                let settings = server::Settings { url, weight: 1, preserve_path: false };
+                Member::new(Arc::new(Server::build(&settings, &transport).unwrap()), *weight, None)
+            };
+            let members: Vec<_> = weights.iter().enumerate().map(build).collect();
+            let mut counts = vec![0u32; weights.len()];
+            (0..4_000).for_each(|client| counts[pick(&members, client)] += 1);
+            counts
+        };
+        for (weights, expected) in [(&[1, 1, 1][..], &[1_333, 1_333, 1_333][..]), (&[1, 3], &[1_000, 3_000])] {
+            let counts = shares(weights);
+            let is_fair = |(count, share): (&u32, &u32)| count.abs_diff(*share) < share / 8;
+            assert!(counts.iter().zip(expected).all(is_fair), "{weights:?} {counts:?}");
         }
     }
 
