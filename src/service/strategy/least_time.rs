@@ -10,6 +10,9 @@ use crate::exchange::AttemptOutcome;
 
 /// Answers that the mean is taken over.
 const SAMPLES: usize = 100;
+/// What a failure counts as, in microseconds: an answer that took this long. Servers that fail at once would draw all requests
+/// if failures counted for what they took, and those that always failed if they did not count.
+const FAILURE_MICROS: u32 = 1_000_000;
 /// A server that has not answered for so long looks twice as fast as it was: nobody is written off for ever.
 const HALF_LIFE_MILLIS: u64 = 10_000;
 
@@ -54,9 +57,10 @@ impl Strategy for LeastTime {
     }
 
     fn observe(&self, server: &Server, outcome: &AttemptOutcome, now: Instant) {
-        // A server that fails at once must not look fast.
-        if let (Some(first_byte), false) = (outcome.first_byte, outcome.is_failure()) {
-            server.latency.note(u32::try_from(first_byte.as_micros()).unwrap_or(u32::MAX), millis(now));
+        let took = outcome.first_byte.map(|first_byte| u32::try_from(first_byte.as_micros()).unwrap_or(u32::MAX));
+        let counts = if outcome.is_failure() { Some(took.unwrap_or(0).max(FAILURE_MICROS)) } else { took };
+        if let Some(micros) = counts {
+            server.latency.note(micros, millis(now));
         }
     }
 }
@@ -104,6 +108,7 @@ mod tests {
 
     use super::super::tests::{field, members};
     use super::*;
+    use crate::exchange::Fault;
 
     fn answer(strategy: &LeastTime, member: &Member, millis: u64, now: Instant) {
         let outcome =
@@ -180,6 +185,39 @@ mod tests {
     fn failures_do_not_count_as_fast_answers() {
         let members = members(&[1]);
         let outcome = AttemptOutcome { status: Some(503), first_byte: Some(Duration::from_millis(1)), failure: None };
+        LeastTime::new(&members).observe(&members[0].server, &outcome, Instant::now());
+        assert_eq!(members[0].server.latency.expected_micros(1), Some(u64::from(FAILURE_MICROS)));
+    }
+
+    #[test]
+    fn a_server_that_fails_does_not_draw_the_requests() {
+        let refused = AttemptOutcome { status: None, first_byte: None, failure: Some(Fault::ConnectFailed) };
+        let broken = AttemptOutcome { status: Some(500), first_byte: Some(Duration::from_millis(1)), failure: None };
+        for outcome in [refused, broken] {
+            for was_known in [false, true] {
+                let members = members(&[1, 1]);
+                let strategy = LeastTime::new(&members);
+                let now = Instant::now();
+                (0..100).for_each(|_| answer(&strategy, &members[0], 10, now));
+                (0..if was_known { 100 } else { 0 }).for_each(|_| answer(&strategy, &members[1], 9, now));
+                let mut failures = 0;
+                for _ in 0..1_000 {
+                    if strategy.pick(&Field { now, ..field(&members) }) == Some(1) {
+                        strategy.observe(&members[1].server, &outcome, now);
+                        failures += 1;
+                    } else {
+                        answer(&strategy, &members[0], 10, now);
+                    }
+                }
+                assert_eq!(failures, 1, "{outcome:?}, known before: {was_known}");
+            }
+        }
+    }
+
+    #[test]
+    fn clients_that_leave_say_nothing_of_the_server() {
+        let members = members(&[1]);
+        let outcome = AttemptOutcome { status: None, first_byte: None, failure: Some(Fault::ClientGone) };
         LeastTime::new(&members).observe(&members[0].server, &outcome, Instant::now());
         assert_eq!(members[0].server.latency.expected_micros(1), None);
     }
