@@ -71,9 +71,7 @@ impl HashKey {
         let found = match self {
             Self::ClientIp => None,
             Self::Header(name) => request.headers.get(name).map(|value| value.as_bytes()),
-            Self::Cookie(name) => {
-                cookies(request).find(|(known, _)| *known == &**name).map(|(_, value)| value.as_bytes())
-            }
+            Self::Cookie(name) => cookies(request).find(|(known, _)| *known == name.as_bytes()).map(|(_, value)| value),
         };
         match found {
             Some(bytes) => fnv1a(FNV_START, bytes),

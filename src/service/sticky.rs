@@ -66,7 +66,7 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Sticky {
     name: Box<str>,
-    by_value: HashMap<Box<str>, Bound, ahash::RandomState>,
+    by_value: HashMap<Box<[u8]>, Bound, ahash::RandomState>,
     set: Box<[HeaderValue]>,
 }
 
@@ -86,9 +86,9 @@ impl Sticky {
                 .map_err(|_| Problem::at("cookie", "has an attribute that no header field can carry"))?;
             set.push(whole);
             for old in before(member) {
-                by_value.entry(old.into_boxed_str()).or_insert(Bound { index, is_current: false });
+                by_value.entry(old.into_bytes().into()).or_insert(Bound { index, is_current: false });
             }
-            by_value.entry(value.into_boxed_str()).or_insert(Bound { index, is_current: true });
+            by_value.entry(value.into_bytes().into()).or_insert(Bound { index, is_current: true });
         }
         Ok(Self { name: name.into(), by_value, set: set.into() })
     }
@@ -101,7 +101,7 @@ impl Sticky {
     /// Whom the request's cookie names.
     pub fn bound(&self, request: &RequestHeader) -> Option<Bound> {
         cookies(request)
-            .filter(|(name, _)| *name == &*self.name)
+            .filter(|(name, _)| *name == self.name.as_bytes())
             .find_map(|(_, value)| self.by_value.get(value).copied())
     }
 
@@ -117,12 +117,15 @@ impl Sticky {
     }
 }
 
-/// All cookies of a request, in order. Values lose the quotes they may stand in.
-pub fn cookies(request: &RequestHeader) -> impl Iterator<Item = (&str, &str)> {
-    let lines = request.headers.get_all(COOKIE).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(';')).filter_map(|pair| {
-        let (name, value) = pair.trim().split_once('=')?;
-        let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+/// All cookies of a request, in order. Values lose the quotes they may stand in. Bytes and not text: a browser sends what it was
+/// given, and one cookie in another script must not hide its neighbours.
+pub fn cookies(request: &RequestHeader) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let lines = request.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    lines.flat_map(|line| line.split(|byte| *byte == b';')).filter_map(|pair| {
+        let pair = pair.trim_ascii();
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        let value = &value[1..];
+        let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
         Some((name, quoted.unwrap_or(value)))
     })
 }
@@ -254,6 +257,14 @@ mod tests {
         ] {
             assert_eq!(bound(&cookie), expected, "{cookie}");
         }
+    }
+
+    #[test]
+    fn a_neighbour_in_another_script_does_not_hide_the_cookie() {
+        let mut sent = request(&[]);
+        let line = format!("name=Jörg; s={}", today(URLS[1]));
+        sent.append_header("cookie", line.as_bytes()).unwrap();
+        assert_eq!(sticky(r#"{"name": "s"}"#).bound(&sent), Some(Bound { index: 1, is_current: true }));
     }
 
     #[test]
