@@ -349,13 +349,22 @@ impl ServerPool {
     fn take_back_after(self: &Arc<Self>, index: usize, pause: Span) {
         let Some(handle) = self.tasks.handle.get() else { return };
         let pool = Arc::downgrade(self);
+        let mut pause = pause;
         handle.spawn(async move {
-            tokio::time::sleep(pause + Span::from_millis(1)).await;
-            let Some(pool) = pool.upgrade() else { return };
-            let server = &pool.members[index].server;
-            if server.is_up(probe::now()) {
-                server.set_last_error(None);
-                pool.announce(server, true, "left alone for long enough");
+            loop {
+                tokio::time::sleep(pause + Span::from_millis(1)).await;
+                let Some(pool) = pool.upgrade() else { return };
+                let server = &pool.members[index].server;
+                // Requests that were on their way to it have failed since, and it is left alone for longer.
+                if let Some(rest) = server.left_alone_for(probe::now()) {
+                    pause = rest;
+                    continue;
+                }
+                if server.is_up(probe::now()) {
+                    server.set_last_error(None);
+                    pool.announce(server, true, "left alone for long enough");
+                }
+                return;
             }
         });
     }

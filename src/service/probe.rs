@@ -13,7 +13,7 @@ use pingora::connectors::http::Connector;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::ALPN;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddr;
-use pingora::upstreams::peer::HttpPeer;
+use pingora::upstreams::peer::{HttpPeer, Scheme};
 use pingora::{Error, ErrorType};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::discovery::ServiceDiscovery;
@@ -54,10 +54,14 @@ pub(super) async fn probe_server(pool: Weak<ServerPool>, index: usize) {
             continue;
         };
         let result = first_to_pass(&pool, server, &addresses).await;
-        // The reason stands before the state changes, so that whoever sees the one finds the other.
-        server.set_last_error(result.as_ref().err().map(String::as_str));
+        // What requests have shown outweighs a probe that passes, until its time is over.
+        let is_left_alone = result.is_ok() && server.left_alone_for(now()).is_some();
+        if !is_left_alone {
+            // The reason stands before the state changes, so that whoever sees the one finds the other.
+            server.set_last_error(result.as_ref().err().map(String::as_str));
+        }
         let change = server.health.note(result.is_ok(), plan, millis(now()), fastrand::f64());
-        if let Some(is_up) = change {
+        if let Some(is_up) = change.filter(|_| !is_left_alone) {
             pool.announce(server, is_up, result.err().as_deref().unwrap_or("probe passed"));
         }
     }
@@ -175,7 +179,7 @@ impl HealthCheck for Answers<'_> {
         let mut path = self.plan.path.clone();
         for _ in 0..=REDIRECTS_LIMIT {
             let answer = ask(&peer, self.request(&path)?).await?;
-            match redirection(&answer, &path, &self.host).filter(|_| self.plan.follows_redirects) {
+            match redirection(&answer, &path, (&self.peer.scheme, &self.host)).filter(|_| self.plan.follows_redirects) {
                 Some(next) => path = next,
                 None if self.plan.passes(answer.status.as_u16()) => return Ok(()),
                 None => {
@@ -228,7 +232,11 @@ async fn ask(peer: &HttpPeer, request: RequestHeader) -> pingora::Result<Respons
 }
 
 /// Where a redirection leads, if it stays on the host that was asked.
-fn redirection(answer: &ResponseHeader, path: &PathAndQuery, host: &HeaderValue) -> Option<PathAndQuery> {
+fn redirection(
+    answer: &ResponseHeader,
+    path: &PathAndQuery,
+    (scheme, host): (&Scheme, &HeaderValue),
+) -> Option<PathAndQuery> {
     if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
@@ -239,9 +247,15 @@ fn redirection(answer: &ResponseHeader, path: &PathAndQuery, host: &HeaderValue)
     if let Ok(uri) = location.parse::<Uri>()
         && uri.scheme().is_some()
     {
-        let stays = uri.authority().map(Authority::as_str)?.as_bytes().eq_ignore_ascii_case(host.as_bytes());
         // To another scheme means to another port.
-        return stays.then(|| uri.path_and_query().cloned()).flatten().filter(|_| uri.scheme_str() == Some("http"));
+        let (own_scheme, own_port) = if *scheme == Scheme::HTTPS { ("https", 443) } else { ("http", 80) };
+        let asked = Authority::try_from(host.as_bytes()).ok()?;
+        let is_same = |found: &Authority| {
+            let port = |authority: &Authority| authority.port_u16().unwrap_or(own_port);
+            found.host().eq_ignore_ascii_case(asked.host()) && port(found) == port(&asked)
+        };
+        let stays = uri.scheme_str() == Some(own_scheme) && uri.authority().is_some_and(is_same);
+        return stays.then(|| uri.path_and_query().cloned()).flatten();
     }
     if location.contains("://") || location.starts_with("//") {
         return None;

@@ -159,6 +159,22 @@ fn servers_that_fail_too_often_are_left_alone() {
     assert!(server.is_up(after(13)), "old failures are forgiven");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_back_is_told_however_many_failed_with_it() {
+    let json = r#"{"servers": [{"url": "http://10.0.0.1"}], "passiveHealthCheck": {}}"#;
+    let pool = pool(json);
+    let server = &pool.members()[0].server;
+    pool.start_probes(&Handle::current());
+    for _ in 0..3 {
+        pool.learn(0, &failed(Fault::ConnectFailed), probe::now());
+        tokio::time::sleep(Span::from_millis(300)).await;
+    }
+    assert!(!server.is_up(probe::now()) && server.last_error().is_some());
+    tokio::time::sleep(Span::from_secs(11)).await;
+    assert!(server.is_up(probe::now()));
+    assert_eq!(server.last_error(), None, "what is told of it was taken back, too");
+}
+
 #[test]
 fn an_address_that_refuses_is_passed_over() {
     let pool = pool(r#"{"servers": [{"url": "http://app:81"}]}"#);

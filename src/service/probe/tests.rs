@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use super::super::tests::{build, pool};
 use super::super::transport::Transport;
 use super::*;
+use crate::exchange::AttemptOutcome;
 
 /// A server whose answers the test decides on.
 struct Origin {
@@ -122,6 +123,21 @@ async fn a_connection_is_enough_for_tcp() {
 }
 
 #[tokio::test]
+async fn a_probe_that_passes_does_not_take_back_what_requests_have_shown() {
+    let origin = Origin::start().await;
+    let json = origin.json("127.0.0.1", r#"{"interval": "20ms"}, "passiveHealthCheck": {"failureWindow": "1h"}"#);
+    let pool = pool(&json);
+    pool.start_probes(&Handle::current());
+    wait_for("a probe", || origin.asked() > 0).await;
+    let failed = AttemptOutcome { status: Some(500), first_byte: None, failure: None };
+    pool.learn(0, &failed, now());
+    let before = origin.asked();
+    wait_for("more probes", || origin.asked() > before + 2).await;
+    assert!(!is_up(&pool));
+    assert_eq!(pool.members()[0].server.last_error().as_deref(), Some("too many failed requests"));
+}
+
+#[tokio::test]
 async fn redirections_are_followed_if_they_may() {
     let origin = Origin::start().await;
     origin.status.store(404, Ordering::SeqCst);
@@ -225,21 +241,32 @@ async fn trust_in_a_server_is_as_the_transport_says() {
     }
 }
 
-fn check(status: u16, location: &str, expected: Option<&str>) {
+fn check(status: u16, scheme: Scheme, location: &str, expected: Option<&str>) {
     let mut answer = ResponseHeader::build(status, None).unwrap();
     answer.insert_header(LOCATION, location).unwrap();
-    let found = redirection(&answer, &"/a/b?c".parse().unwrap(), &HeaderValue::from_static("app:80"));
-    assert_eq!(found.as_ref().map(PathAndQuery::as_str), expected, "{status} {location}");
+    let host = HeaderValue::from_static("app:443");
+    let found = redirection(&answer, &"/a/b?c".parse().unwrap(), (&scheme, &host));
+    assert_eq!(found.as_ref().map(PathAndQuery::as_str), expected, "{status} {scheme:?} {location}");
 }
 
 #[test]
 fn redirections_are_followed_on_the_same_host_only() {
-    check(302, "/x?y#z", Some("/x?y"));
-    check(301, "x", Some("/a/x"));
-    check(308, "http://APP:80/x", Some("/x"));
-    check(302, "https://app:80/x", None);
-    check(302, "http://other/x", None);
-    check(302, "//other/x", None);
-    check(200, "/x", None);
-    check(304, "/x", None);
+    use Scheme::{HTTP, HTTPS};
+    for (status, scheme, location, expected) in [
+        (302, HTTP, "/x?y#z", Some("/x?y")),
+        (301, HTTP, "x", Some("/a/x")),
+        (308, HTTP, "http://APP:443/x", Some("/x")),
+        (302, HTTP, "http://app/x", None),
+        (302, HTTP, "https://app:443/x", None),
+        (302, HTTPS, "https://app:443/x", Some("/x")),
+        (302, HTTPS, "https://app/x", Some("/x")),
+        (302, HTTPS, "https://app:8443/x", None),
+        (302, HTTPS, "http://app:443/x", None),
+        (302, HTTP, "http://other:443/x", None),
+        (302, HTTP, "//other/x", None),
+        (200, HTTP, "/x", None),
+        (304, HTTP, "/x", None),
+    ] {
+        check(status, scheme, location, expected);
+    }
 }
