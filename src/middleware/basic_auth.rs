@@ -270,6 +270,18 @@ mod tests {
         assert!(request.headers.contains_key("authorization"), "kept unless asked otherwise");
     }
 
+    #[tokio::test]
+    async fn names_and_realms_may_be_in_any_script() {
+        let users = r#""users":["jörg:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="]"#;
+        let auth = build(&format!(r#"{{{users},"realm":"Büro","headerField":"X-User"}}"#)).unwrap();
+        let (request, _, reply) = send(&auth, &[("Authorization", &basic("jörg:secret"))]).await;
+        assert!(reply.is_none());
+        assert_eq!(request.headers["x-user"].as_bytes(), "jörg".as_bytes());
+        let (_, _, reply) = send(&auth, &[]).await;
+        let challenge = reply.unwrap().header.headers["www-authenticate"].clone();
+        assert_eq!(challenge.as_bytes(), "Basic realm=\"Büro\"".as_bytes());
+    }
+
     #[test]
     fn refuses_to_stand_open_or_shut_by_mistake() {
         for (json, part) in [

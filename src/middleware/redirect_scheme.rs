@@ -35,7 +35,8 @@ impl Middleware for RedirectScheme {
     type Settings = Settings;
 
     fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let scheme = settings.scheme.as_str();
+        // Compared with what requests came over, which is lower case.
+        let scheme = settings.scheme.to_ascii_lowercase();
         if scheme.is_empty() {
             return Err(Problem::at("scheme", "you must provide a target scheme"));
         }
@@ -46,12 +47,12 @@ impl Middleware for RedirectScheme {
                 Problem::at("scheme", format!("`{scheme}` is not a scheme")).with_help("write `https`, without `://`")
             );
         }
-        let port = match (scheme, settings.port.as_str()) {
+        let port = match (scheme.as_str(), settings.port.as_str()) {
             (_, "") | ("http", "80") | ("https", "443") => String::new(),
             (_, port) if port.parse::<u16>().is_ok_and(|port| port > 0) => format!(":{port}"),
             (_, port) => return Err(Problem::at("port", format!("`{port}` is not a port"))),
         };
-        Ok(Self { scheme: scheme.to_owned(), port, lasting: Lasting::of(settings.permanent) })
+        Ok(Self { scheme, port, lasting: Lasting::of(settings.permanent) })
     }
 
     async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {
@@ -95,6 +96,7 @@ mod tests {
     fn leaves_alone_what_is_there_already() {
         check(HTTPS, Call::new("GET https://foo/"), "continue");
         check(HTTPS, Call::new("GET https://foo:443/"), "continue");
+        check(r#"{"scheme":"HTTPS","port":"443"}"#, Call::new("GET https://foo/"), "continue");
         check(HTTPS_8443, Call::new("GET https://foo:8443/"), "continue");
         check(HTTPS_8443, Call::new("GET https://foo/"), "302 https://foo:8443/");
     }

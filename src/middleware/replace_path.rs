@@ -15,7 +15,8 @@ pub(super) const REPLACED_PATH: HeaderName = HeaderName::from_static("x-replaced
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
-    /// The path that requests get instead of theirs. Their query stays.
+    /// The path that requests get instead of theirs. Their query stays. The server is told the old one, with its query, in
+    /// `X-Replaced-Path`.
     #[serde(default)]
     pub path: String,
 }
@@ -34,19 +35,18 @@ impl Middleware for ReplacePath {
     }
 
     async fn on_request(&self, request: &mut RequestHeader, _: &mut Exchange) -> Flow {
-        if !tell_old_path(request) {
-            return path::refuse();
-        }
+        let old = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        let Ok(old) = HeaderValue::from_bytes(old.as_bytes()) else { return path::refuse() };
+        tell_old_path(request, old);
         path::replace(request, &self.path)
     }
 }
 
-/// Tells the server the path (and query) that the request has now. False if no header can carry it.
-pub(super) fn tell_old_path(request: &mut RequestHeader) -> bool {
-    let old = request.uri.path_and_query().map_or("/", |target| target.as_str());
-    let Ok(old) = HeaderValue::from_bytes(old.as_bytes()) else { return false };
+/// Tells the server the path that was replaced.
+pub(super) fn tell_old_path(request: &mut RequestHeader, old: HeaderValue) {
     field::remove_aliases(request, &REPLACED_PATH);
-    request.append_header(REPLACED_PATH, old).is_ok()
+    // Appended, so that nested replacements are all told. It cannot fail: both parts are valid.
+    let _ = request.append_header(REPLACED_PATH, old);
 }
 
 #[cfg(test)]

@@ -27,14 +27,15 @@ pub(super) struct Cors {
 
 /// Who may ask.
 #[derive(Debug)]
-enum Origins {
-    /// Whoever.
-    Any,
-    /// These, each told that it may.
-    Some { listed: Box<[String]>, patterns: Box<[Pattern]> },
+struct Origins {
+    /// Those that are told their own name. Browsers send credentials to no others.
+    listed: Box<[String]>,
+    patterns: Box<[Pattern]>,
+    /// Whether all others may ask, too, and are told `*`.
+    anyone: bool,
 }
 
-/// The origin that a response allows, kept from the way down.
+/// The origin that a response names, kept from the way down.
 struct Allowed(HeaderValue);
 
 impl Cors {
@@ -68,7 +69,7 @@ impl Cors {
         let origin = request.headers.get(ORIGIN)?;
         let mut reply = Reply::status(StatusCode::OK);
         set_all(&mut reply.header, &self.preflight);
-        if let Some(allowed) = self.origins.allowed(origin) {
+        if let Some(allowed) = self.origins.named(origin).or_else(|| self.origins.unnamed()) {
             let _ = reply.header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         }
         if self.varies {
@@ -79,19 +80,14 @@ impl Cors {
 
     /// Remembers who asks, if the answer depends on it.
     pub(super) fn on_request(&self, request: &RequestHeader, exchange: &mut Exchange) {
-        if let Origins::Some { .. } = self.origins
-            && let Some(allowed) = request.headers.get(ORIGIN).and_then(|origin| self.origins.allowed(origin))
-        {
+        if let Some(allowed) = request.headers.get(ORIGIN).and_then(|origin| self.origins.named(origin)) {
             exchange.note(self, Allowed(allowed));
         }
     }
 
     pub(super) fn on_response(&self, response: &mut ResponseHeader, exchange: &mut Exchange) {
-        let allowed = match self.origins {
-            Origins::Any => Some(HeaderValue::from_static("*")),
-            Origins::Some { .. } => exchange.take_note(self).map(|Allowed(origin)| origin),
-        };
-        if let Some(origin) = allowed {
+        let named = exchange.take_note(self).map(|Allowed(origin)| origin);
+        if let Some(origin) = named.or_else(|| self.origins.unnamed()) {
             let _ = response.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         }
         set_all(response, &self.always);
@@ -103,39 +99,34 @@ impl Cors {
 
 impl Origins {
     fn build(settings: &Settings) -> Result<Self, Problem> {
-        let listed = &settings.access_control_allow_origin_list;
-        // The first that fits counts, so origins before a `*` would be told their own name. Both answers let the browser go on.
-        if listed.iter().any(|origin| origin == "*") {
-            return Ok(Self::Any);
-        }
         let pattern = |(index, text): (usize, &String)| {
             Pattern::new(text)
                 .map_err(|message| Problem::at(format!("accessControlAllowOriginListRegex[{index}]"), message))
         };
-        let patterns = settings
-            .access_control_allow_origin_list_regex
-            .iter()
-            .enumerate()
-            .map(pattern)
-            .collect::<Result<_, _>>()?;
-        Ok(Self::Some { listed: listed.clone().into(), patterns })
+        let patterns = settings.access_control_allow_origin_list_regex.iter().enumerate().map(pattern);
+        let patterns = patterns.collect::<Result<Box<[_]>, _>>()?;
+        let listed = settings.access_control_allow_origin_list.as_slice();
+        // The first that fits counts, and `*` fits all: nothing behind it is ever looked at.
+        Ok(match listed.iter().position(|origin| origin == "*") {
+            Some(end) => Self { listed: listed[..end].into(), patterns: Box::default(), anyone: true },
+            None => Self { listed: listed.into(), patterns, anyone: false },
+        })
     }
 
     fn is_nobody(&self) -> bool {
-        matches!(self, Self::Some { listed, patterns } if listed.is_empty() && patterns.is_empty())
+        !self.anyone && self.listed.is_empty() && self.patterns.is_empty()
     }
 
-    /// What `origin` is told, if it may ask.
-    fn allowed(&self, origin: &HeaderValue) -> Option<HeaderValue> {
-        match self {
-            Self::Any => Some(HeaderValue::from_static("*")),
-            Self::Some { listed, patterns } => {
-                let text = origin.to_str().ok()?;
-                let fits =
-                    listed.iter().any(|item| item == text) || patterns.iter().any(|pattern| pattern.is_match(text));
-                fits.then(|| origin.clone())
-            }
-        }
+    /// What `origin` is told if it is one of those that are told their own name.
+    fn named(&self, origin: &HeaderValue) -> Option<HeaderValue> {
+        let text = origin.to_str().ok()?;
+        let fits = self.listed.iter().any(|item| item == text) || self.patterns.iter().any(|it| it.is_match(text));
+        fits.then(|| origin.clone())
+    }
+
+    /// What all others are told.
+    fn unnamed(&self) -> Option<HeaderValue> {
+        self.anyone.then(|| HeaderValue::from_static("*"))
     }
 }
 
@@ -259,6 +250,21 @@ mod tests {
             "allow-credentials: true\nallow-origin: *",
         );
         response(r#"{"accessControlAllowOriginListRegex":["."]}"#, "Origin: null", "", "allow-origin: null");
+    }
+
+    #[test]
+    fn an_origin_listed_before_any_may_send_credentials() {
+        let settings =
+            r#"{"accessControlAllowOriginList":["https://a","*","https://b"],"accessControlAllowCredentials":true}"#;
+        response(settings, "Origin: https://a", "", "allow-credentials: true\nallow-origin: https://a");
+        response(settings, "Origin: https://b", "", "allow-credentials: true\nallow-origin: *");
+        response(settings, "", "", "allow-credentials: true\nallow-origin: *");
+        let preflight_of = |origin: &str, allowed: &str| {
+            let ask = format!("Origin: {origin}\nAccess-Control-Request-Method: PUT");
+            preflight(settings, &ask, &format!("allow-credentials: true\nallow-origin: {allowed}"));
+        };
+        preflight_of("https://a", "https://a");
+        preflight_of("https://c", "*");
     }
 
     #[test]
