@@ -13,8 +13,9 @@ use crate::exchange::{Exchange, Fault, Reply};
 use crate::problem::Problem;
 use crate::units;
 
-/// Most sources that one limiter remembers; of more, those that came last.
-const SOURCES: usize = 65_536;
+/// Most sources that one limiter remembers; of more, those that came last. Twice as many as Traefik has: half of them are sure to
+/// be remembered, see [`Recent`].
+const SOURCES: usize = 2 * 65_536;
 /// Longest wait of a request when the rate is below one per second; otherwise it is half the time between two tokens.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// Times are counted in parts of a nanosecond, so that high rates are exact enough: `u64` then lasts for 36 years.
@@ -269,6 +270,14 @@ mod tests {
             }
         });
         assert_eq!(passed.into_inner(), 4 * 1_000);
+    }
+
+    #[test]
+    fn as_many_sources_as_promised_are_remembered() {
+        let (limiter, start) = limiter(1, 1_000 * SECOND, 1);
+        let forgotten = |source: &u128| limiter.decide(*source, start) == Verdict::Pass;
+        assert_eq!((0..60_000).filter(forgotten).count(), 60_000);
+        assert_eq!((0..60_000).filter(forgotten).count(), 0);
     }
 
     #[test]
