@@ -30,7 +30,7 @@ const REALM_LIMIT_BYTES: usize = 256;
 pub struct Settings {
     /// Users as `name:hash`, with a hash of `htpasswd`: bcrypt (best), MD5 or SHA-1.
     pub users: Vec<Secret>,
-    /// File with a `name:hash` per line, read when the middleware is built. It wins over `users`.
+    /// File with a `name:hash` per line, read with each configuration and each `reload`. It wins over `users`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub users_file: String,
     /// What the client shows when it asks for the password; without it, `traefik`.
@@ -77,6 +77,10 @@ impl Middleware for BasicAuth {
             field,
             check: PasswordCheck::new(),
         })
+    }
+
+    fn is_current(&self) -> bool {
+        self.users.are_current()
     }
 
     async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {

@@ -89,6 +89,11 @@ pub trait Middleware: Sized + Send + Sync + 'static {
     /// A problem whose path is relative to the settings.
     fn build(settings: &Self::Settings, kit: &Kit<'_>) -> Result<Self, Problem>;
 
+    /// Whether the files that it was built from still say the same. Asked before it is kept for the next configuration.
+    fn is_current(&self) -> bool {
+        true
+    }
+
     /// On the way down.
     fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> impl Future<Output = Flow> + Send {
         let _ = (request, exchange);
@@ -191,6 +196,13 @@ macro_rules! registry {
             pub fn kind(&self) -> &'static str {
                 match self {
                     $(Self::$variant(_) => $key,)*
+                }
+            }
+
+            /// Whether the files that it was built from still say the same. Reads them.
+            pub fn is_current(&self) -> bool {
+                match self {
+                    $(Self::$variant(middleware) => middleware.is_current(),)*
                 }
             }
 

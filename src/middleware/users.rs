@@ -23,6 +23,8 @@ const BCRYPT_COST_LIMIT: u32 = 16;
 pub(crate) struct Users {
     by_name: HashMap<Box<str>, usize, ahash::RandomState>,
     users: Vec<User>,
+    /// The file that some of them come from, and the fingerprint of its text.
+    file: Option<(Box<str>, u128)>,
 }
 
 /// One user.
@@ -52,7 +54,7 @@ impl Users {
         if list.is_empty() && file.is_empty() {
             return Err(Problem::at("users", "names nobody").with_help("give `users` or `usersFile`"));
         }
-        let mut users = Self { by_name: HashMap::default(), users: Vec::new() };
+        let mut users = Self { by_name: HashMap::default(), users: Vec::new(), file: None };
         for (index, entry) in list.iter().enumerate() {
             let user =
                 entry.reveal().parse().map_err(|message: &str| Problem::at(format!("users[{index}]"), message))?;
@@ -60,6 +62,7 @@ impl Users {
         }
         if !file.is_empty() {
             let text = read_file(file).map_err(|message| Problem::at("usersFile", format!("`{file}` {message}")))?;
+            users.file = Some((file.into(), fingerprint(&[text.as_bytes()])));
             for (number, line) in (1..).zip(text.lines()) {
                 let line = line.trim();
                 if line.is_empty() || line.starts_with('#') {
@@ -72,6 +75,13 @@ impl Users {
             }
         }
         Ok(users)
+    }
+
+    /// Whether their file still says the same. One that cannot be read does not.
+    pub(crate) fn are_current(&self) -> bool {
+        let says =
+            |(file, text): &(Box<str>, u128)| read_file(file).is_ok_and(|now| fingerprint(&[now.as_bytes()]) == *text);
+        self.file.as_ref().is_none_or(says)
     }
 
     /// Each of them.

@@ -123,7 +123,7 @@ impl<'a> Bench<'a> {
             let before = built.routing.http.middlewares.get(name);
             before.is_some_and(|before| std::ptr::eq(&raw const **before, settings) || **before == *settings)
         });
-        let kept = before.and_then(|built| built.middlewares.get(name)).cloned();
+        let kept = before.and_then(|built| built.middlewares.get(name)).filter(|kept| kept.is_current()).cloned();
         if kept.is_some() {
             self.unchanged.insert(name);
         }

@@ -138,6 +138,30 @@ fn a_changed_middleware_replaces_the_routes_through_it() {
 }
 
 #[test]
+fn files_of_users_are_read_again_with_each_configuration() {
+    let bed = Bed::new();
+    let users = tempfile::NamedTempFile::new().unwrap();
+    let put = |name: &str| std::fs::write(&users, format!("{name}:{{SHA}}5en6G6MezRroT3XKqkdPOmY/BfQ=\n")).unwrap();
+    let text = format!(
+        "http:
+  routers: {{r: {{rule: 'Host(`a`)', service: s, middlewares: [auth]}}}}
+  services: {{s: {{loadBalancer: {{servers: [{{url: 'http://127.0.0.1:1'}}]}}}}}}
+  middlewares: {{auth: {{basicAuth: {{usersFile: {}}}}}}}",
+        users.path().display()
+    );
+    put("ann");
+    let first = bed.compile(&text, None);
+    let second = bed.compile(&text, Some(&first));
+    assert!(Arc::ptr_eq(route(&first, "r@file", 0), route(&second, "r@file", 0)), "the same users");
+    put("bob");
+    let third = bed.compile(&text, Some(&second));
+    assert!(!Arc::ptr_eq(route(&second, "r@file", 0), route(&third, "r@file", 0)), "another user");
+    drop(users);
+    let fourth = bed.compile(&text, Some(&third));
+    assert!(matches!(route(&fourth, "r@file", 0).target, Target::Disabled), "no users, and nobody is let in");
+}
+
+#[test]
 fn limits_of_a_router_outlive_changes_of_its_rule() {
     let limit = |built: &Built| chain_of(route(built, "a@file", 0)).steps()[1].middleware.clone();
     let (before, after) = check_kept("Host(`a`)", "Host(`aa`)", [false, true, true]);
