@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, RetryPolicy};
 use crate::problem::Problem;
-use crate::units::Duration;
+use crate::units::{Duration, StatusRange};
 
 /// Most attempts that can be asked for.
 const MOST_ATTEMPTS: i64 = 100;
@@ -74,9 +74,8 @@ impl Middleware for Retry {
                 .with_help("name answers in `status`"));
         }
         let statuses = settings.status.iter().enumerate().map(|(index, text)| {
-            parse_statuses(text).ok_or_else(|| {
-                Problem::at(format!("status[{index}]"), format!("`{text}` is not a status or a range like `500-599`"))
-            })
+            let range = StatusRange::parse(text).map_err(|message| Problem::at(format!("status[{index}]"), message));
+            range.map(|range| (range.first, range.last))
         });
         Ok(Self(Arc::new(RetryPolicy {
             attempts,
@@ -93,14 +92,6 @@ impl Middleware for Retry {
         exchange.retry = Some(Arc::clone(&self.0));
         Flow::Continue
     }
-}
-
-/// `500` or `500-599`, both ends included.
-fn parse_statuses(text: &str) -> Option<(u16, u16)> {
-    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|code| (100..=999).contains(code));
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (status(first)?, status(last)?);
-    (first <= last).then_some((first, last))
 }
 
 #[cfg(test)]

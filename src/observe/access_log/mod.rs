@@ -21,7 +21,7 @@ mod settings;
 
 pub use field::Field;
 pub use record::{Origin, Record, Request, Response, Routed, Tls, Trace};
-pub use settings::{Fields, Filters, Format, HeaderMode, Headers, Mode, QueryParameters, Settings, StatusRange};
+pub use settings::{Fields, Filters, Format, HeaderMode, Headers, Mode, QueryParameters, Settings};
 
 use format::Layout;
 
