@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration as Span, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -35,15 +35,19 @@ pub struct Addresses {
     name: Option<Box<str>>,
     port: u16,
     found: ArcSwapOption<Found>,
+    /// Whether `found` is something; then it stays so. Strategies ask for every server with each pick.
+    is_known: AtomicBool,
 }
 
 impl Addresses {
     /// Those of `host`, an address or a name.
     pub fn new(host: &str, port: u16) -> Self {
-        match host.parse::<IpAddr>() {
-            Ok(ip) => Self { name: None, port, found: ArcSwapOption::from_pointee(Found::new(vec![ip], port)) },
-            Err(_) => Self { name: Some(host.into()), port, found: ArcSwapOption::empty() },
-        }
+        let (name, found) = match host.parse::<IpAddr>() {
+            Ok(ip) => (None, ArcSwapOption::from_pointee(Found::new(vec![ip], port))),
+            Err(_) => (Some(host.into()), ArcSwapOption::empty()),
+        };
+        let is_known = AtomicBool::new(name.is_none());
+        Self { name, port, found, is_known }
     }
 
     /// The name that must be resolved.
@@ -58,7 +62,7 @@ impl Addresses {
 
     /// Whether there is one.
     pub fn is_known(&self) -> bool {
-        self.name.is_none() || self.found.load().is_some()
+        self.is_known.load(Ordering::Acquire)
     }
 
     /// The last good answer.
@@ -70,6 +74,7 @@ impl Addresses {
     pub fn set(&self, answer: Found) {
         if self.found.load().as_ref().is_none_or(|known| known.list != answer.list) {
             self.found.store(Some(Arc::new(answer)));
+            self.is_known.store(true, Ordering::Release);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `leasttime`: the server that is expected to answer soonest: its mean time to first byte, times what it is busy with.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -65,30 +66,20 @@ impl Strategy for LeastTime {
     }
 }
 
-/// Times to first byte of one server's last answers.
-#[derive(Debug)]
+/// Times to first byte of one server's last answers. Servers that no such strategy picks have no samples.
+#[derive(Debug, Default)]
 pub struct Latency {
-    samples: Box<[AtomicU32]>,
+    samples: OnceLock<Box<[AtomicU32]>>,
     count: AtomicUsize,
     sum: AtomicU64,
     last: AtomicU64,
 }
 
-impl Default for Latency {
-    fn default() -> Self {
-        Self {
-            samples: (0..SAMPLES).map(|_| AtomicU32::new(0)).collect(),
-            count: AtomicUsize::new(0),
-            sum: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-        }
-    }
-}
-
 impl Latency {
     fn note(&self, micros: u32, now: u64) {
+        let samples = self.samples.get_or_init(|| (0..SAMPLES).map(|_| AtomicU32::new(0)).collect());
         let at = self.count.fetch_add(1, Ordering::Relaxed) % SAMPLES;
-        let old = self.samples[at].swap(micros, Ordering::Relaxed);
+        let old = samples[at].swap(micros, Ordering::Relaxed);
         self.sum.fetch_add(u64::from(micros).wrapping_sub(u64::from(old)), Ordering::Relaxed);
         self.last.store(now, Ordering::Relaxed);
     }
