@@ -56,17 +56,18 @@ impl Protocol {
 
     /// What a request's header fields ask for.
     pub fn of(headers: &HeaderMap) -> Self {
-        let has = |name: header::HeaderName, wanted: &[u8]| {
-            headers.get_all(name).iter().any(|value| contains_ignoring_case(value.as_bytes(), wanted))
+        let lists = |name: header::HeaderName, wanted: &[u8]| {
+            headers.get_all(name).iter().any(|value| lists(value.as_bytes(), wanted))
         };
         let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-        if headers.contains_key(header::UPGRADE) && has(header::UPGRADE, b"websocket") {
+        let is_kind = |kind: &[u8]| content_type.get(..kind.len()).is_some_and(|it| it.eq_ignore_ascii_case(kind));
+        if lists(header::UPGRADE, b"websocket") {
             Self::Websocket
-        } else if has(header::ACCEPT, b"text/event-stream") {
+        } else if lists(header::ACCEPT, b"text/event-stream") {
             Self::Sse
-        } else if content_type.starts_with(b"application/grpc-web") {
+        } else if is_kind(b"application/grpc-web") {
             Self::GrpcWeb
-        } else if content_type.starts_with(b"application/grpc") {
+        } else if is_kind(b"application/grpc") {
             Self::Grpc
         } else {
             Self::Http
@@ -74,8 +75,12 @@ impl Protocol {
     }
 }
 
-fn contains_ignoring_case(text: &[u8], wanted: &[u8]) -> bool {
-    text.windows(wanted.len()).any(|window| window.eq_ignore_ascii_case(wanted))
+/// Whether an entry of a list, without its parameters, is this one.
+fn lists(list: &[u8], wanted: &[u8]) -> bool {
+    list.split(|byte| *byte == b',').any(|entry| {
+        let end = entry.iter().position(|byte| *byte == b';').unwrap_or(entry.len());
+        entry[..end].trim_ascii().eq_ignore_ascii_case(wanted)
+    })
 }
 
 /// The labels of one series, packed: occupied, header values, protocol, method, code.

@@ -64,6 +64,10 @@ fn protocols_are_told_by_header_fields() {
     check(&[("upgrade", "WebSocket"), ("connection", "Upgrade")], Protocol::Websocket);
     check(&[("upgrade", "h2c")], Protocol::Http);
     check(&[("accept", "text/html, Text/Event-Stream")], Protocol::Sse);
+    check(&[("accept", "text/html;q=0.9,text/event-stream;q=0.5")], Protocol::Sse);
+    check(&[("accept", "text/event-stream-of-mine, x/text/event-stream")], Protocol::Http);
+    check(&[("upgrade", "h2c"), ("upgrade", "x, websocket")], Protocol::Websocket);
+    check(&[("content-type", "Application/gRPC+proto")], Protocol::Grpc);
     check(&[("content-type", "application/grpc+proto")], Protocol::Grpc);
     check(&[("content-type", "application/grpc-web-text")], Protocol::GrpcWeb);
     check(&[("content-type", "application/json")], Protocol::Http);
