@@ -589,7 +589,7 @@ async fn servers_may_speak_http2() {
     std::fs::write(
         path.join("nginx.conf"),
         format!(
-            "daemon off; pid {0}/pid; error_log {0}/error.log; worker_processes 1;
+            "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log; worker_processes 1;
              events {{ worker_connections 64; }}
              http {{ access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy; fastcgi_temp_path {0}/f;
                      uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;
