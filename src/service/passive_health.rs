@@ -1,6 +1,6 @@
-//! Passive health: a server that fails too often within a window gets no requests for as long.
+//! Passive health: a server that fails too often in a row within a window gets no requests for as long.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ const ATTEMPTS_LIMIT: usize = 1024;
 pub struct Settings {
     /// Failures within this time count together, and a server that has too many is left alone for as long.
     pub failure_window: Duration,
-    /// Failures (network errors and 5xx answers) within the window that take the server out.
+    /// Failures (network errors and 5xx answers) in a row within the window that take the server out. An answer of another kind
+    /// makes up for all failures before it.
     pub max_failed_attempts: usize,
 }
 
@@ -47,6 +48,8 @@ pub struct Failures {
     /// Times in milliseconds; 0 is "never".
     times: Box<[AtomicU64]>,
     next: AtomicUsize,
+    /// Whether there are any: answers that are no failures come often, and mostly there is nothing to make up for.
+    any: AtomicBool,
 }
 
 impl Failures {
@@ -55,6 +58,7 @@ impl Failures {
         Self {
             times: (0..attempts.clamp(1, ATTEMPTS_LIMIT)).map(|_| AtomicU64::new(0)).collect(),
             next: AtomicUsize::new(0),
+            any: AtomicBool::new(false),
         }
     }
 
@@ -63,13 +67,17 @@ impl Failures {
         let at = self.next.fetch_add(1, Ordering::Relaxed);
         let len = self.times.len();
         self.times[at % len].store(now, Ordering::Relaxed);
+        self.any.store(true, Ordering::Relaxed);
         let oldest = self.times[(at + 1) % len].load(Ordering::Relaxed);
         oldest != 0 && now.saturating_sub(oldest) <= window
     }
 
-    /// Forgets all of them: a new chance starts with a clean slate.
+    /// Forgets all of them: what comes next starts with a clean slate.
     pub fn forget(&self) {
-        self.times.iter().for_each(|time| time.store(0, Ordering::Relaxed));
+        if self.any.load(Ordering::Relaxed) {
+            self.any.store(false, Ordering::Relaxed);
+            self.times.iter().for_each(|time| time.store(0, Ordering::Relaxed));
+        }
     }
 }
 

@@ -325,9 +325,12 @@ impl ServerPool {
 
     /// Has the strategy and passive health learn how an attempt at the `index`th server ended.
     pub(super) fn learn(self: &Arc<Self>, index: usize, outcome: &AttemptOutcome, now: Instant) {
-        self.strategy.observe(&self.members[index].server, outcome, now);
+        let member = &self.members[index];
+        self.strategy.observe(&member.server, outcome, now);
         if outcome.is_failure() {
             self.note_failure(index, now);
+        } else if let (None, Some(failures)) = (outcome.failure, &member.failures) {
+            failures.forget();
         }
     }
 

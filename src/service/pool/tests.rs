@@ -159,6 +159,24 @@ fn servers_that_fail_too_often_are_left_alone() {
     assert!(server.is_up(after(13)), "old failures are forgiven");
 }
 
+#[test]
+fn only_failures_in_a_row_take_a_server_out() {
+    let json = r#"{"servers": [{"url": "http://10.0.0.1"}], "passiveHealthCheck": {"maxFailedAttempts": 3}}"#;
+    let (pool, start) = (pool(json), Instant::now());
+    let outcome = |status: u16| AttemptOutcome { status: Some(status), first_byte: None, failure: None };
+    let learn = |statuses: &[u16]| statuses.iter().for_each(|status| pool.learn(0, &outcome(*status), start));
+    for _ in 0..5 {
+        learn(&[500, 503, 200]);
+        learn(&[500, 502, 404]);
+    }
+    assert!(pool.members()[0].server.is_up(start), "a server that fails now and then is not a broken one");
+    learn(&[500, 500]);
+    pool.learn(0, &failed(Fault::ClientGone), start);
+    assert!(pool.members()[0].server.is_up(start));
+    learn(&[500]);
+    assert!(!pool.members()[0].server.is_up(start), "a client that leaves says nothing of the server");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_back_is_told_however_many_failed_with_it() {
     let json = r#"{"servers": [{"url": "http://10.0.0.1"}], "passiveHealthCheck": {}}"#;
