@@ -436,6 +436,13 @@ async fn answers_are_compressed_as_clients_can_read() {
             assert!(answer.header("vary").is_some_and(|vary| vary.eq_ignore_ascii_case("accept-encoding")));
         }
     }
+    // HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+    for connection in ["", "Connection: keep-alive\r\n"] {
+        let request = format!("GET / HTTP/1.0\r\n{connection}Accept-Encoding: gzip\r\n\r\n");
+        let answer = gateway.connect().await.request(&request).await;
+        assert_eq!((answer.header("content-encoding"), answer.header("transfer-encoding")), (Some("gzip"), None));
+        assert_eq!(decoded(&answer), text, "{connection}");
+    }
     // A client that is not of ours.
     let Some(curl) = installed("curl") else { return };
     let url = format!("http://{}/", gateway.address());

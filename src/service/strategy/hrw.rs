@@ -1,7 +1,6 @@
 //! `hrw`: rendezvous hashing. A client keeps its server; a server that goes moves only its own clients.
 
 use super::super::pool::Member;
-use super::super::server::fnv1a;
 use super::{Field, Strategy, mix};
 
 /// The server that ranks highest for this client.
@@ -18,8 +17,8 @@ impl Strategy for Hrw {
     fn pick(&self, field: &Field<'_>) -> Option<usize> {
         let score = |index: usize| {
             let member = &field.members[index];
-            // Unmixed, names that differ at their end have hashes that differ in their low bits, and the order of scores is not by lot.
-            rank(mix(fnv1a(field.key, member.server.url().as_bytes())), member.weight)
+            // Unmixed, URLs that differ at their end have hashes that differ in their low bits, and the order of scores is not by lot.
+            rank(mix(field.key ^ member.server.id()), member.weight)
         };
         let mut best: Option<(usize, f64)> = None;
         for index in field.offered() {
@@ -42,7 +41,7 @@ fn rank(hash: u64, weight: u32) -> f64 {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::super::server::{self, FNV_START, Server};
+    use super::super::super::server::{self, FNV_START, Server, fnv1a};
     use super::super::super::transport::{self, Transport};
     use super::super::tests::{field, members};
     use super::*;
