@@ -64,6 +64,13 @@ pub struct Cli {
     pub verb: Verb,
 }
 
+impl Verb {
+    /// Whether it runs until a signal ends it.
+    pub fn lasts(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Demo(_) | Self::Whoami(_))
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {

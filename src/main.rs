@@ -30,6 +30,13 @@ fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
+    // Who only looks or asks is ended by Ctrl-C like any program.
+    if !cli.verb.lasts()
+        && let Err(error) = signals.release()
+    {
+        eprintln!("portcullis: signals cannot be handled: {error}");
+        return Exit::Failed.into();
+    }
     carry_out(cli.verb, signals).into()
 }
 

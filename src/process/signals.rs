@@ -25,6 +25,13 @@ pub enum Signal {
     Upgrade,
 }
 
+impl Signal {
+    /// Whether it asks to drain and end.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Terminate | Self::Interrupt | Self::Quit)
+    }
+}
+
 /// Of several pending signals the first in this list is answered first: an end makes the others pointless.
 const CAUGHT: [(i32, Signal); 6] = [
     (SIGTERM, Signal::Terminate),
@@ -40,6 +47,8 @@ const CAUGHT: [(i32, Signal); 6] = [
 /// Bounded as the kernel's own bookkeeping is: a signal that comes again before it was taken counts once.
 pub struct Signals {
     raised: [Arc<AtomicBool>; CAUGHT.len()],
+    /// Whether the handlers stand aside.
+    released: Arc<AtomicBool>,
     wake: Wake,
 }
 
@@ -50,7 +59,8 @@ enum Wake {
 }
 
 impl Signals {
-    /// Installs the handlers. Call it first thing in `main`, before any thread or runtime.
+    /// Installs the handlers. Call it first thing in `main`, before any thread or runtime. Who does not take signals afterwards
+    /// calls [`Signals::release`].
     ///
     /// # Errors
     /// When the operating system refuses a pipe or a handler.
@@ -59,12 +69,26 @@ impl Signals {
         wake.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
         let raised: [Arc<AtomicBool>; CAUGHT.len()] = Default::default();
+        let released = Arc::new(AtomicBool::new(false));
         for ((number, _), raised) in CAUGHT.iter().zip(&raised) {
+            flag::register_conditional_default(*number, Arc::clone(&released))?;
             // The flag first: whoever is woken must find it set.
             flag::register(*number, Arc::clone(raised))?;
             low_level::pipe::register(*number, waker.try_clone()?)?;
         }
-        Ok(Self { raised, wake: Wake::Early(wake) })
+        Ok(Self { raised, released, wake: Wake::Early(wake) })
+    }
+
+    /// Gives the signals their usual meaning back, for a process that only asks another one something: Ctrl-C ends it.
+    ///
+    /// # Errors
+    /// When one that came before cannot be raised again.
+    pub fn release(&self) -> io::Result<()> {
+        self.released.store(true, Ordering::SeqCst);
+        while let Some((number, _)) = self.take(|_| true) {
+            low_level::raise(number)?;
+        }
+        Ok(())
     }
 
     /// The next signal. Safe to drop and call again: nothing is lost.
@@ -72,8 +96,25 @@ impl Signals {
     /// # Errors
     /// When the pipe cannot be watched; never in a runtime with I/O enabled.
     pub async fn next(&mut self) -> io::Result<Signal> {
+        self.next_of(|_| true).await
+    }
+
+    /// The next signal that asks to end. Others are kept for [`Signals::next`].
+    ///
+    /// # Errors
+    /// As [`Signals::next`].
+    pub async fn next_end(&mut self) -> io::Result<Signal> {
+        self.next_of(Signal::is_end).await
+    }
+
+    /// Whether this signal has come since it was taken last; takes it.
+    pub fn take_if_raised(&self, signal: Signal) -> bool {
+        self.take(|raised| raised == signal).is_some()
+    }
+
+    async fn next_of(&mut self, wanted: impl Fn(Signal) -> bool) -> io::Result<Signal> {
         loop {
-            if let Some(signal) = self.take() {
+            if let Some((_, signal)) = self.take(&wanted) {
                 return Ok(signal);
             }
             let wake = self.watched()?;
@@ -82,11 +123,9 @@ impl Signals {
         }
     }
 
-    fn take(&self) -> Option<Signal> {
-        CAUGHT
-            .iter()
-            .zip(&self.raised)
-            .find_map(|((_, signal), raised)| raised.swap(false, Ordering::AcqRel).then_some(*signal))
+    fn take(&self, wanted: impl Fn(Signal) -> bool) -> Option<(i32, Signal)> {
+        let mut caught = CAUGHT.iter().zip(&self.raised).filter(|((_, signal), _)| wanted(*signal));
+        caught.find_map(|(caught, raised)| raised.swap(false, Ordering::AcqRel).then_some(*caught))
     }
 
     fn watched(&mut self) -> io::Result<&tokio::net::UnixStream> {
@@ -129,6 +168,12 @@ mod tests {
             assert_eq!(signals.next().await.unwrap(), Signal::ReopenLogs);
             low_level::raise(SIGUSR2).unwrap();
             assert_eq!(signals.next().await.unwrap(), Signal::Upgrade);
+            for number in [SIGHUP, SIGUSR1, SIGINT] {
+                low_level::raise(number).unwrap();
+            }
+            assert_eq!(signals.next_end().await.unwrap(), Signal::Interrupt);
+            assert!(signals.take_if_raised(Signal::Reload) && !signals.take_if_raised(Signal::Reload));
+            assert_eq!(signals.next().await.unwrap(), Signal::ReopenLogs, "kept");
         });
     }
 }

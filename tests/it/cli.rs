@@ -223,3 +223,20 @@ async fn the_demo_says_what_to_try_and_it_works() {
     }
     assert!(refused >= 2, "{refused} of 8 were refused");
 }
+
+/// A gateway that hangs does not keep whoever asks it something.
+#[test]
+fn ctrl_c_ends_who_waits_for_an_answer() {
+    use std::os::unix::process::ExitStatusExt;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control");
+    let silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut asking = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["reload", "--control", socket.to_str().unwrap()])
+        .spawn()
+        .unwrap();
+    let _connected = silent.accept().unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(asking.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(asking.wait().unwrap().signal(), Some(2));
+}
