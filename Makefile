@@ -20,8 +20,11 @@ check: prepare ## format, lints, documentation, licences and advisories
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib --all-features
-	@if command -v cargo-deny >/dev/null 2>&1; then $(CARGO) deny --locked check; \
-	else echo "cargo-deny is not installed: licences and advisories were not looked at"; fi
+	@if ! command -v cargo-deny >/dev/null 2>&1; then \
+	    echo "cargo-deny is not installed: licences and advisories were not looked at"; exit 0; fi; \
+	$(CARGO) deny --locked check bans licenses sources || exit; \
+	if $(CARGO) deny --locked fetch db; then $(CARGO) deny --locked check advisories; \
+	else echo "the database of advisories cannot be fetched: advisories were not looked at"; fi
 
 fmt: ## formats the code
 	$(CARGO) fmt
