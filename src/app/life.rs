@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Upgrade;
 use crate::problem::{Problem, Problems};
-use crate::process::command::{self, Answer, Command, Control, Request, TakesOver};
+use crate::process::command::{self, Answer, Command, Control, InsteadOf, Request};
 use crate::process::drain::{self, Cause, Drain};
 use crate::process::handover::{Bond, Departure, Successor};
 use crate::process::{Handover, Inheritance, Protocol, Signal, Signals, SocketName, Sockets, Supervisor, systemd};
@@ -174,6 +174,7 @@ impl Ready {
             traffic: traffic.handle().clone(),
             sender,
             taking_commands: Mutex::new(None),
+            told_to_end: AtomicBool::new(false),
         };
         let events = Events { signals, commands };
         let exit = control.block_on(life.live(listeners, inheritance, events, invitation));
@@ -194,6 +195,8 @@ struct Life {
     sender: mpsc::Sender<Request>,
     /// The control socket's task.
     taking_commands: Mutex<Option<JoinHandle<()>>>,
+    /// Whether a signal has asked this process to end after it had handed over.
+    told_to_end: AtomicBool,
 }
 
 /// What the process is told from outside.
@@ -219,7 +222,7 @@ impl Life {
         mut events: Events,
         invitation: Option<String>,
     ) -> Exit {
-        let takes_over = if inheritance.is_some() { TakesOver::Predecessor } else { TakesOver::Nobody };
+        let instead_of = inheritance.as_ref().map_or(InsteadOf::Nobody, |it| InsteadOf::Process(it.predecessor()));
         let inheritance = match await_turn(inheritance).await {
             Ok(inheritance) => inheritance,
             Err(exit) => return exit,
@@ -232,8 +235,17 @@ impl Life {
             }
         };
         // First the commands: whoever is told that this process accepts may send one at once.
-        self.take_commands(takes_over).await;
-        let bond = inheritance.map(Inheritance::accepting);
+        self.take_commands(instead_of).await;
+        let bond = match inheritance.map(Inheritance::accepting).transpose() {
+            Ok(bond) => bond,
+            Err(denied) => {
+                // Not a word to the supervisor: the predecessor is its main process.
+                log::error!("{denied}");
+                events.signals.take_if_raised(Signal::Terminate);
+                self.drain(&doors, None, &mut events).await;
+                return Exit::Failed;
+            }
+        };
         self.supervisor.ready();
         self.start_background();
         log::info!(event = "serving", pid = std::process::id(); "serving");
@@ -256,18 +268,19 @@ impl Life {
                 End::Stop => {
                     self.supervisor.stopping();
                     self.app.terminating.store(true, Ordering::Relaxed);
-                    self.drain(doors, Cause::Stop, &mut events.signals).await;
+                    self.drain(doors, None, events).await;
                     return Exit::Ok;
                 }
                 End::Succeeded(successor) => {
                     // The successor is watched from now on.
                     watchdog.abort();
-                    if self.follow(doors, successor, &mut events.signals).await {
+                    let heir = successor.pid();
+                    if self.follow(doors, successor, events).await {
                         log::info!(event = "handed-over"; "the new process serves; this one ends");
                         return Exit::Ok;
                     }
                     drain::resume(&**doors);
-                    self.take_commands(TakesOver::Predecessor).await;
+                    self.take_commands(InsteadOf::Process(heir)).await;
                     self.supervisor.ready();
                 }
             }
@@ -275,8 +288,9 @@ impl Life {
     }
 
     /// Drains while the successor serves. Whether that is over; `false` if the successor died and this process is needed again.
-    async fn follow(&self, doors: &Arc<Doors>, mut successor: Successor, signals: &mut Signals) -> bool {
-        let mut drain = pin!(self.drain(doors, Cause::HandedOver, signals));
+    async fn follow(&self, doors: &Arc<Doors>, mut successor: Successor, events: &mut Events) -> bool {
+        let drain = self.drain(doors, Some(successor.pid()), events);
+        let mut drain = pin!(drain);
         let departure = tokio::select! {
             () = &mut drain => return true,
             departure = successor.departure() => departure,
@@ -285,6 +299,12 @@ impl Life {
             // It handed over itself or was stopped on purpose. In either case our sockets are of no more use, and nobody shall
             // wait in their queues.
             Departure::Left => {
+                doors.let_go();
+                drain.await;
+                true
+            }
+            // It may have been killed while it left, too.
+            Departure::Died(_) if self.told_to_end.load(Ordering::Relaxed) => {
                 doors.let_go();
                 drain.await;
                 true
@@ -329,7 +349,7 @@ impl Life {
         match command {
             Command::Reload => (self.reload().await, None),
             Command::ReopenLogs => (self.reopen_logs(), None),
-            Command::Status => (self.status(doors), None),
+            Command::Status => (self.status(doors, "serving"), None),
             Command::Drain => (Answer::done("draining"), Some(End::Stop)),
             Command::Upgrade => match self.upgrade(doors, signals).await {
                 Ok(successor) => {
@@ -382,7 +402,7 @@ impl Life {
         }
     }
 
-    fn status(&self, doors: &Doors) -> Answer {
+    fn status(&self, doors: &Doors, word: &str) -> Answer {
         let applied = self.app.status.applied();
         let detail = serde_json::json!({
             "pid": std::process::id(),
@@ -391,7 +411,7 @@ impl Life {
             "problems": applied.as_ref().map(|applied| applied.outcome.problems.len()),
             "connections": drain::Door::active(doors).to_string(),
         });
-        Answer::done("serving").with_detail(detail)
+        Answer::done(word).with_detail(detail)
     }
 
     /// Starts the program on disk, hands the sockets over and waits until it accepts.
@@ -405,32 +425,84 @@ impl Life {
             sockets.iter().map(|(name, socket): &(SocketName, OwnedFd)| (name.clone(), socket.as_fd())).collect();
         let started = Instant::now();
         let heir = tokio::select! {
-            heir = handover.begin(&borrowed) => heir.map_err(|failure| failed(failure.to_string()))?,
+            heir = handover.begin(&borrowed) => heir,
             () = told_to_end(signals) => return Err(NotUpgraded::Stopped),
         };
+        // Whoever asked twice meant this one.
+        signals.take_if_raised(Signal::Upgrade);
+        let heir = heir.map_err(|failure| failed(failure.to_string()))?;
         // Lines that wait in our buffer must not come after the new process's.
         if let Some(log) = &self.access_log {
             log.flush();
         }
+        let pid = heir.pid();
         let successor = match heir.go().await {
             Ok(successor) => successor,
             Err(failure) => {
-                // It may have come so far as to take the control socket.
-                self.take_commands(TakesOver::Predecessor).await;
+                // It may have come so far as to take the control socket, and to tell the supervisor.
+                self.take_commands(InsteadOf::Process(pid)).await;
+                self.supervisor.ready();
                 return Err(failed(failure.to_string()));
             }
         };
+        // It may have read its configuration before what this signal is about was written.
+        if signals.take_if_raised(Signal::Reload) {
+            successor.tell_to_reload();
+        }
         log::info!(event = "upgraded", milliseconds = started.elapsed().as_millis() as u64; "the new process {} accepts", successor.pid());
         self.app.metrics.upgraded(Upgrade::Done);
         Ok(successor)
     }
 
-    async fn drain(&self, doors: &Arc<Doors>, cause: Cause, signals: &mut Signals) {
+    /// Serves those who are there to the end. `heir` is the process that has taken over, if there is one.
+    async fn drain(&self, doors: &Arc<Doors>, heir: Option<u32>, events: &mut Events) {
         let plan = options::drain(&self.app.install);
+        let cause = heir.map_or(Cause::Stop, |_| Cause::HandedOver);
         log::info!(event = "draining"; "draining: {}", drain::Door::active(&**doors));
-        let outcome = drain::run(Drain::new(plan, cause, Instant::now()), doors.clone(), told_to_end(signals)).await;
+        let hurry = self.attend(doors, heir, events);
+        let outcome = drain::run(Drain::new(plan, cause, Instant::now()), doors.clone(), hurry).await;
         if let drain::Outcome::Cut(left) = outcome {
             log::warn!(event = "cut"; "time is up, cut: {left}");
+        }
+    }
+
+    /// Hears what is asked of a process that drains. Resolves when it is to end at once: at the second signal to end.
+    ///
+    /// Whoever stops the service tells all of its processes. For a predecessor that is the first signal of this kind, and its
+    /// clients have the same right to their answers as those of its successor.
+    async fn attend(&self, doors: &Doors, heir: Option<u32>, events: &mut Events) {
+        let mut told_to_end = heir.is_none();
+        loop {
+            tokio::select! {
+                signal = events.signals.next() => match signal {
+                    Ok(signal) if signal.is_end() => {
+                        if std::mem::replace(&mut told_to_end, true) {
+                            return;
+                        }
+                        self.told_to_end.store(true, Ordering::Relaxed);
+                    }
+                    Ok(Signal::ReopenLogs) => {
+                        let answer = self.reopen_logs();
+                        if !answer.done {
+                            log::error!("{}", answer.message);
+                        }
+                    }
+                    Ok(signal) => log::info!("{signal:?} is of no use to a process that drains"),
+                    Err(_) => std::future::pending().await,
+                },
+                Some(request) = events.commands.recv() => {
+                    let answer = match (request.command, heir) {
+                        (Command::ReopenLogs, _) => self.reopen_logs(),
+                        (Command::Status, _) => self.status(doors, "draining"),
+                        (Command::Drain, _) => Answer::done("draining"),
+                        (Command::Reload | Command::Upgrade, Some(heir)) => {
+                            Answer::refused(format!("process {heir} has taken over in the meantime; ask again"))
+                        }
+                        (Command::Reload | Command::Upgrade, None) => Answer::refused("this process is ending"),
+                    };
+                    let _ = request.reply.send(answer);
+                }
+            }
         }
     }
 
@@ -477,7 +549,7 @@ impl Life {
     }
 
     /// Binds the control socket, also when it was ours before and a successor had taken it.
-    async fn take_commands(&self, takes_over: TakesOver) {
+    async fn take_commands(&self, instead_of: InsteadOf) {
         let before = self.taking_commands.lock().take();
         if let Some(task) = before {
             task.abort();
@@ -485,7 +557,7 @@ impl Life {
             let _ = task.await;
         }
         let setting = self.app.install.control.socket.as_deref().map(Path::new);
-        match command::socket_path(setting).and_then(|path| Control::bind(&path, takes_over)) {
+        match command::socket_path(setting).and_then(|path| Control::bind(&path, instead_of)) {
             Ok(control) => {
                 log::info!(event = "control"; "commands are taken at {}", control.path().display());
                 *self.taking_commands.lock() = Some(tokio::spawn(control.serve(self.sender.clone())));
@@ -524,13 +596,9 @@ async fn await_turn(inheritance: Option<Inheritance>) -> Result<Option<Inheritan
     }
 }
 
-/// Resolves when a signal asks to end at once.
+/// Resolves when a signal asks to end. Others wait for whoever asks for them.
 async fn told_to_end(signals: &mut Signals) {
-    loop {
-        match signals.next().await {
-            Ok(Signal::Terminate | Signal::Interrupt | Signal::Quit) => return,
-            Ok(_) => {}
-            Err(_) => std::future::pending().await,
-        }
+    if signals.next_end().await.is_err() {
+        std::future::pending().await
     }
 }

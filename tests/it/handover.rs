@@ -142,6 +142,21 @@ async fn one_that_hangs_after_go_is_asked_to_end() {
     is_gone(pid).await;
 }
 
+/// It comes to accept when the old process serves alone again: it has to notice, and not to speak for the service.
+#[tokio::test]
+async fn one_that_comes_too_late_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report");
+    let (listener, _) = web();
+    let handover = to("comes_too_late").within(Deadlines { ready: PATIENT.ready, ..HASTY });
+    let web = name("web", Protocol::Tcp, report.display());
+    let heir = handover.begin(&[(web, listener.as_fd())]).await.unwrap();
+    let pid = heir.pid();
+    assert!(matches!(heir.go().await, Err(Failure::NotAccepting { .. })));
+    is_gone(pid).await;
+    assert_eq!(std::fs::read_to_string(report).unwrap(), "GivenUp");
+}
+
 #[tokio::test]
 async fn a_death_after_go_lets_the_ancestor_resume() {
     let (listener, web) = web();
@@ -213,7 +228,7 @@ mod role {
             let pid = std::process::id().to_string();
             inheritance.ready().unwrap();
             inheritance.wait_go().await.unwrap();
-            let bond = inheritance.accepting();
+            let bond = inheritance.accepting().unwrap();
             if let Some(tcp) = tcp {
                 let tcp = tokio::net::TcpListener::from_std(tcp.into()).unwrap();
                 let mut client = tcp.accept().await.unwrap().0.into_std().unwrap();
@@ -306,6 +321,21 @@ mod role {
 
     #[test]
     #[ignore = "a role of a child process"]
+    fn comes_too_late() {
+        let mut signals = portcullis::process::Signals::install().unwrap();
+        let Some(mut inheritance) = inherited() else { return };
+        let report = inheritance.sockets().unclaimed().next().unwrap().address.clone();
+        inheritance.ready().unwrap();
+        blocking(async move {
+            inheritance.wait_go().await.unwrap();
+            signals.next_end().await.unwrap();
+            let denied = inheritance.accepting().expect_err("nobody waits for it");
+            std::fs::write(report, format!("{denied:?}")).unwrap();
+        });
+    }
+
+    #[test]
+    #[ignore = "a role of a child process"]
     fn dies_after_go() {
         let Some(mut inheritance) = inherited() else { return };
         inheritance.ready().unwrap();
@@ -322,7 +352,7 @@ mod role {
         inheritance.ready().unwrap();
         blocking(async move {
             inheritance.wait_go().await.unwrap();
-            let _bond = inheritance.accepting();
+            let _bond = inheritance.accepting().unwrap();
             std::process::abort();
         });
     }

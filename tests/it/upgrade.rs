@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{End, PATIENCE, Peer, soon, until};
@@ -364,6 +365,104 @@ async fn a_stopped_successor_is_not_replaced() {
     assert_eq!(tunnel.bytes(1).await, b"x");
     drop(tunnel);
     assert_eq!(line.gateway.ended().await, Some(0));
+}
+
+/// Whoever stops the service tells all of its processes: a predecessor's requests have the same time as others.
+#[tokio::test]
+async fn a_stop_lets_the_predecessors_requests_end_too() {
+    let server = server().await;
+    let mut line = Line::start(&["entryPoints.web.transport.lifeCycle.graceTimeOut=1h"], &server).await;
+    let mut held = line.gateway.connect().await;
+    held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.until_count(1).await;
+    assert_eq!(line.upgrade().await.code, Some(0));
+    let heir = line.newest();
+    line.gateway.signal(Signal::TERM);
+    kill_process(Pid::from_raw(i32::try_from(heir).unwrap()).unwrap(), Signal::TERM).unwrap();
+    until(|| !lives(heir)).await;
+    until_refused(line.gateway.address()).await;
+    assert!(line.gateway.is_alive(), "a request is under way");
+    server.go();
+    assert_eq!(held.response_to("GET").await.unwrap().text(), "held");
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
+/// The signal goes to all processes of the service, and what the old one still has to tell belongs into the new file.
+#[tokio::test]
+async fn a_predecessor_reopens_its_logs() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let mut held = line.gateway.connect().await;
+    held.send("GET /held HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    server.until_count(1).await;
+    assert_eq!(line.upgrade().await.code, Some(0));
+    let log = line.gateway.folder().join("access.log");
+    fs::rename(&log, log.with_extension("1")).unwrap();
+    line.gateway.signal(Signal::USR1);
+    until(|| log.exists()).await;
+    server.go();
+    assert_eq!(held.response_to("GET").await.unwrap().text(), "held");
+    line.gateway.logged_path("/held").await;
+}
+
+/// Of two upgrades at once, and of whatever else was asked meanwhile, each gets an answer while the old process still drains.
+#[tokio::test]
+async fn commands_that_wait_for_an_upgrade_are_answered() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let mut tunnel = websocket(line.gateway.address()).await;
+    let socket = line.gateway.folder().join("control");
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(tokio::net::UnixStream::connect(&socket).await.unwrap());
+    }
+    // Whatever the order in which they are taken, they stand in the old process's queue.
+    for other in &mut others {
+        other.write_all(b"{\"command\":\"upgrade\"}\n").await.unwrap();
+    }
+    let mut done = 0;
+    for other in others {
+        let mut answer = String::new();
+        soon(BufReader::new(other).read_line(&mut answer)).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let message = answer["message"].as_str().unwrap();
+        if answer["done"] == true {
+            done += 1;
+            line.heirs.extend(message.split(' ').find_map(|word| word.parse::<u32>().ok()));
+        } else {
+            assert!(message.contains("has taken over"), "{message}");
+        }
+    }
+    assert_eq!(done, 1);
+    tunnel.send("x").await;
+    assert_eq!(tunnel.bytes(1).await, b"x", "and nobody was hurt");
+    assert_eq!(line.gateway.told("reload").await.code, Some(0), "the new process takes commands");
+}
+
+/// Signals that come during an upgrade are not lost, however it ends.
+#[tokio::test]
+async fn an_upgrade_that_fails_makes_up_for_what_was_asked_meanwhile() {
+    let server = server().await;
+    let line = Line::start(&["providers.file.watch=false"], &server).await;
+    let folder = line.gateway.folder().to_owned();
+    let go = folder.join("go");
+    line.replace_by(&format!("#!/bin/sh\nwhile [ ! -e '{}' ]; do sleep 0.01; done; exit 3\n", go.display()), 0o755);
+    line.gateway.signal(Signal::USR2);
+    let pid = i32::try_from(line.gateway.pid()).unwrap();
+    until(|| fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).is_ok_and(|children| !children.is_empty()))
+        .await;
+    let log = folder.join("access.log");
+    fs::rename(&log, log.with_extension("1")).unwrap();
+    fs::write(folder.join("dynamic.yaml"), "http: {routers: {}}\n").unwrap();
+    line.gateway.signal(Signal::HUP);
+    line.gateway.signal(Signal::USR1);
+    fs::write(go, "").unwrap();
+    until(|| log.exists()).await;
+    let mut peer = line.gateway.connect().await;
+    let by = Instant::now() + PATIENCE;
+    while peer.get("/quick", "").await.status != 404 {
+        assert!(Instant::now() < by, "{}", line.gateway.log());
+    }
 }
 
 /// A successor that never gets ready does not keep the process from ending.

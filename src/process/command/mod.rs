@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::problem::Problem;
 
 pub use path::{find_socket, socket_path};
-pub use server::{Control, Request, TakesOver};
+pub use server::{Control, InsteadOf, Request};
 
 /// Longest line in bytes, command or answer.
 const MAX_LINE: u64 = 1024 * 1024;

@@ -42,17 +42,17 @@ pub struct Control {
 }
 
 impl Control {
-    /// Binds it, readable by our user alone. A successor (`takes_over`) replaces its predecessor's file in one step; anybody else
-    /// only one that nobody answers on. Needs a runtime.
+    /// Binds it, readable by our user alone. A successor replaces its predecessor's file in one step. A file that another process
+    /// answers on is left to that one. Needs a runtime.
     ///
     /// A successor binds before it says that it accepts, so that the next command finds it. If it dies, its ancestor binds again.
     ///
     /// # Errors
     /// A problem in words for people.
-    pub fn bind(path: &Path, takes_over: TakesOver) -> Result<Self, Problem> {
+    pub fn bind(path: &Path, instead_of: InsteadOf) -> Result<Self, Problem> {
         let trouble =
             |error: io::Error| Problem::at("control.socket", format!("cannot bind {}: {error}", path.display()));
-        if takes_over == TakesOver::Nobody && std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if who_answers(path).is_some_and(|pid| instead_of != InsteadOf::Process(pid)) {
             let text = format!("another process answers on {}", path.display());
             return Err(Problem::at("control.socket", text).with_help("end it, or name another path"));
         }
@@ -128,11 +128,18 @@ impl Drop for Control {
 
 /// Whose place a control socket takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TakesOver {
+pub enum InsteadOf {
     /// A fresh start.
     Nobody,
-    /// This process is a successor, or the ancestor of one that died.
-    Predecessor,
+    /// The process before in an upgrade, or the one after that died.
+    Process(u32),
+}
+
+/// The process that takes commands there; another gateway may have been told the same path.
+fn who_answers(path: &Path) -> Option<u32> {
+    let stream = std::os::unix::net::UnixStream::connect(path).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
 }
 
 fn is_socket(found: &std::fs::Metadata) -> bool {
@@ -230,10 +237,12 @@ mod tests {
     async fn a_command_gets_its_answer_and_only_we_may_ask() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.sock");
-        let serving = answering(Control::bind(&path, TakesOver::Nobody).unwrap(), "first");
+        let serving = answering(Control::bind(&path, InsteadOf::Nobody).unwrap(), "first");
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(told(&path, Command::Reload).await.unwrap(), Answer::done("first Reload"));
-        assert!(Control::bind(&path, TakesOver::Nobody).is_err(), "somebody answers there");
+        for instead_of in [InsteadOf::Nobody, InsteadOf::Process(1)] {
+            assert!(Control::bind(&path, instead_of).is_err(), "somebody else answers there");
+        }
         serving.abort();
         let _ = serving.await;
         assert!(!path.exists(), "the file goes with the socket");
@@ -245,9 +254,9 @@ mod tests {
     async fn a_successor_takes_the_path_and_keeps_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.sock");
-        let old = answering(Control::bind(&path, TakesOver::Nobody).unwrap(), "old");
+        let old = answering(Control::bind(&path, InsteadOf::Nobody).unwrap(), "old");
         let mut client = UnixStream::connect(&path).await.unwrap();
-        let new = answering(Control::bind(&path, TakesOver::Predecessor).unwrap(), "new");
+        let new = answering(Control::bind(&path, InsteadOf::Process(std::process::id())).unwrap(), "new");
         assert_eq!(told(&path, Command::Status).await.unwrap(), Answer::done("new Status"));
         client.write_all(b"{\"command\":\"status\"}\n").await.unwrap();
         let mut line = String::new();
@@ -256,7 +265,7 @@ mod tests {
         old.abort();
         let _ = old.await;
         assert_eq!(told(&path, Command::Drain).await.unwrap(), Answer::done("new Drain"));
-        let again = answering(Control::bind(&path, TakesOver::Predecessor).unwrap(), "again");
+        let again = answering(Control::bind(&path, InsteadOf::Process(std::process::id())).unwrap(), "again");
         new.abort();
         let _ = new.await;
         assert_eq!(told(&path, Command::Status).await.unwrap(), Answer::done("again Status"));
@@ -267,7 +276,7 @@ mod tests {
     async fn nonsense_is_answered_and_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.sock");
-        let serving = answering(Control::bind(&path, TakesOver::Nobody).unwrap(), "x");
+        let serving = answering(Control::bind(&path, InsteadOf::Nobody).unwrap(), "x");
         for nonsense in [b"hello\n".to_vec(), b"{\"command\":\"x\"}\n".to_vec(), vec![b' '; 10_000]] {
             let mut client = UnixStream::connect(&path).await.unwrap();
             client.write_all(&nonsense).await.unwrap();
@@ -283,7 +292,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "mine").unwrap();
-        assert!(Control::bind(&path, TakesOver::Predecessor).is_err());
+        assert!(Control::bind(&path, InsteadOf::Process(std::process::id())).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
     }
 }

@@ -263,6 +263,11 @@ impl Successor {
         &self.unclaimed
     }
 
+    /// Passes on the wish to read the configuration again.
+    pub fn tell_to_reload(&self) {
+        self.life.send(rustix::process::Signal::HUP);
+    }
+
     /// Waits until it goes. Await it while draining; if it died, resume accepting. Safe to drop and call again.
     pub async fn departure(&mut self) -> Departure {
         loop {
@@ -335,11 +340,15 @@ impl Life {
     }
 
     fn ask_to_end(&self) {
+        self.send(rustix::process::Signal::TERM);
+    }
+
+    fn send(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid
-            && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+            && let Err(error) = rustix::process::kill_process(pid, signal)
         {
-            log::warn!("cannot ask the successor {} to end: {error}", self.pid);
+            log::warn!("cannot send {signal:?} to the successor {}: {error}", self.pid);
         }
     }
 }
@@ -378,7 +387,12 @@ fn program_path(called: &Path) -> io::Result<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).map(|folder| folder.join(called)).find(|file| file.is_file())
     };
-    Ok(found.filter(|found| is_same_file(found, &running)).unwrap_or(running))
+    Ok(choose(found, running))
+}
+
+/// A running file that was replaced before anybody asked has no path any more: its own name stands for the next version.
+fn choose(found: Option<PathBuf>, running: PathBuf) -> PathBuf {
+    found.filter(|found| !running.exists() || is_same_file(found, &running)).unwrap_or(running)
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
@@ -399,6 +413,13 @@ mod tests {
         std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &link).unwrap();
         assert_eq!(program_path(&link).unwrap(), link);
         assert_eq!(program_path(Path::new("/bin/sh")).unwrap(), std::env::current_exe().unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_gone_is_looked_for_by_the_name_it_was_called_by() {
+        let called = std::env::current_exe().unwrap();
+        let running = PathBuf::from(format!("{} (deleted)", called.display()));
+        assert_eq!(choose(Some(called.clone()), running), called);
     }
 
     #[test]

@@ -41,6 +41,12 @@ impl Channel {
             && maker.is_ok_and(|uid| uid.is_root() || uid == rustix::process::geteuid())
     }
 
+    /// The process that made the pair.
+    pub(super) fn maker(&self) -> io::Result<u32> {
+        let peer = sockopt::socket_peercred(&self.socket)?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)
+    }
+
     /// Sends a message and the sockets it names.
     pub(super) async fn send(&self, message: &Message, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
         let packet = message.encode().map_err(io::Error::other)?;

@@ -28,6 +28,9 @@ pub enum Denied {
     /// It said something else than expected.
     #[error("the old process cannot be understood: {0}")]
     Garbled(String),
+    /// It did not wait any longer and serves on by itself.
+    #[error("the old process has given up on this one and serves on")]
+    GivenUp,
     /// The operating system refused.
     #[error("cannot take over: {0}")]
     System(#[from] io::Error),
@@ -47,6 +50,7 @@ pub enum Succession {
 pub struct Inheritance {
     channel: Channel,
     sockets: Sockets,
+    predecessor: u32,
 }
 
 impl Inheritance {
@@ -84,7 +88,7 @@ impl Inheritance {
         let unclaimed = unclaimed.into_iter().filter_map(|at| u16::try_from(at).ok()).collect();
         match self.say(&Message::Ready { unclaimed }) {
             // Whether it is gone, and what follows from that, is decided in one place: while waiting for `go`.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if hung_up(&error) => Ok(()),
             other => other,
         }
     }
@@ -110,16 +114,28 @@ impl Inheritance {
         }
     }
 
+    /// The old process.
+    pub fn predecessor(&self) -> u32 {
+        self.predecessor
+    }
+
     /// Tells the old process that this one accepts, so that it stops. Keep the bond for as long as this process serves.
-    pub fn accepting(self) -> Bond {
-        if let Err(error) = self.say(&Message::Accepting) {
-            log::warn!("cannot tell the old process that we accept: {error}");
+    ///
+    /// # Errors
+    /// When the old process lives and does not listen any more, because this one took too long: stop, and end the process.
+    pub fn accepting(self) -> Result<Bond, Denied> {
+        match self.say(&Message::Accepting) {
+            Ok(()) => {}
+            // A dead one has no children.
+            Err(error) if hung_up(&error) && parent() == Some(self.predecessor) => return Err(Denied::GivenUp),
+            Err(error) => log::warn!("cannot tell the old process that we accept: {error}"),
         }
-        Bond { channel: self.channel }
+        Ok(Bond { channel: self.channel })
     }
 
     fn receive(socket: OwnedFd, deadline: Instant) -> Result<Self, Denied> {
         let channel = Channel::over(socket)?;
+        let predecessor = channel.maker()?;
         let mut sockets = Sockets::default();
         loop {
             let (message, received) = match channel.receive_by(deadline) {
@@ -142,7 +158,7 @@ impl Inheritance {
                 sockets.offer(name, socket);
             }
             if last {
-                return Ok(Self { channel, sockets });
+                return Ok(Self { channel, sockets, predecessor });
             }
         }
     }
@@ -168,6 +184,14 @@ impl Bond {
     pub async fn ancestor_gone(&self) {
         while let Ok(Some(_)) = self.channel.receive().await {}
     }
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn parent() -> Option<u32> {
+    u32::try_from(rustix::process::getppid()?.as_raw_nonzero().get()).ok()
 }
 
 fn explain(error: io::Error) -> Denied {
@@ -206,7 +230,7 @@ mod tests {
         drop(ancestor);
         inheritance.ready().unwrap();
         assert_eq!(inheritance.wait_go().await.unwrap(), Succession::Orphaned);
-        inheritance.accepting().ancestor_gone().await;
+        inheritance.accepting().unwrap().ancestor_gone().await;
     }
 
     #[tokio::test]
