@@ -49,7 +49,7 @@ Exit codes:
   2   the command line is wrong
   3   the configuration has errors
   4   the configuration has warnings only, and --strict was asked for
-  78  `run` cannot start with this configuration
+  78  `run` cannot start with this configuration (an address that is taken: 1)
 
 Signals:
   TERM, INT  drain and end; a second one ends at once

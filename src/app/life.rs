@@ -17,14 +17,15 @@ use crate::cli::{self, Exit};
 use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Upgrade;
-use crate::problem::{Problem, Problems};
+use crate::problem::Problems;
 use crate::process::command::{self, Answer, Command, Control, InsteadOf, Request};
 use crate::process::drain::{self, Cause, Drain};
 use crate::process::handover::{Bond, Departure, Successor};
-use crate::process::{Handover, Inheritance, Protocol, Signal, Signals, SocketName, Sockets, Supervisor, systemd};
+use crate::process::{Handover, Inheritance, Signal, Signals, SocketName, Supervisor, systemd};
 use crate::traffic::entrypoint::{self, Handle};
 use crate::traffic::http::Hooks;
 
+use super::assemble::{Ready, Refusal, assemble};
 use super::doors::Doors;
 use super::{App, Start, options};
 
@@ -44,122 +45,32 @@ pub fn run(start: Start, signals: Signals) -> Exit {
     };
     match prepare(start, signals, inheritance) {
         Ok(exit) => exit,
-        Err(problems) => {
-            for problem in &problems {
+        Err(refusal) => {
+            for problem in refusal.problems() {
                 eprintln!("{problem}");
             }
             eprintln!("portcullis: not started");
-            Exit::Config
+            refusal.exit()
         }
     }
 }
 
 /// From the configuration to a runtime that serves. A successor that fails here tells its predecessor why.
-fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>) -> Result<Exit, Problems> {
+fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>) -> Result<Exit, Refusal> {
     let assembled = assemble(start, inheritance.as_mut().map(Inheritance::sockets));
     match assembled {
         Ok(gateway) => Ok(gateway.live(signals, inheritance)),
-        Err(problems) => {
+        Err(refusal) => {
             if let Some(inheritance) = inheritance {
-                inheritance.failed(&in_one_line(&problems));
+                inheritance.failed(&in_one_line(refusal.problems()));
             }
-            Err(problems)
+            Err(refusal)
         }
     }
 }
 
 fn in_one_line(problems: &Problems) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-/// Everything that is ready to serve and does not serve yet.
-struct Ready {
-    app: App,
-    access_log: Option<Arc<AccessLog>>,
-    listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>,
-    control: tokio::runtime::Runtime,
-    traffic: tokio::runtime::Runtime,
-    handover: Option<Handover>,
-    invitation: Option<String>,
-    log: observe::log::Guard,
-}
-
-fn assemble(mut start: Start, inherited: Option<&mut Sockets>) -> Result<Ready, Problems> {
-    if start.problems.has_errors() {
-        return Err(start.problems);
-    }
-    let log = observe::log::install(&start.install.log).map_err(|problem| Problems::from(problem.under("log")))?;
-    for notice in &start.notices {
-        log::info!("{notice}");
-    }
-    let threads = options::threads(&start.install);
-    let control = runtime("control", 2)?;
-    let traffic = runtime("traffic", threads)?;
-    let invitation = start.invitation.take();
-    let app = App::new(start, control.handle().clone())?;
-    let access_log = open_access_log(&app, threads)?;
-    let listeners = bind_all(&app, inherited)?;
-    // A configuration in which only single objects are broken runs; one that cannot be read at all does not start.
-    app.load();
-    let handover = Handover::to_same_program().inspect_err(|error| log::warn!("upgrades will not work: {error}")).ok();
-    Ok(Ready { app, access_log, listeners, control, traffic, handover, invitation, log })
-}
-
-fn runtime(name: &str, threads: usize) -> Result<tokio::runtime::Runtime, Problems> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::at("threads", format!("cannot start threads: {error}")).into())
-}
-
-fn open_access_log(app: &App, threads: usize) -> Result<Option<Arc<AccessLog>>, Problems> {
-    let Some(settings) = &app.install.access_log else { return Ok(None) };
-    AccessLog::open(settings, threads, app.metrics.access_log_drops())
-        .map(|log| Some(Arc::new(log)))
-        .map_err(|problem| problem.under("accessLog").into())
-}
-
-/// The listening sockets: inherited from a predecessor or from systemd, or bound.
-fn bind_all(
-    app: &App,
-    inherited: Option<&mut Sockets>,
-) -> Result<Vec<(entrypoint::Options, SocketName, TcpListener)>, Problems> {
-    let (mut adopted, complaints) = systemd::adopt_sockets();
-    for complaint in complaints {
-        log::warn!("{complaint}");
-    }
-    let offers = inherited.unwrap_or(&mut adopted);
-    let mut bound = Vec::new();
-    let mut problems = Problems::new();
-    for (index, (name, entry_point)) in options::tcp_entry_points(&app.install).enumerate() {
-        let options = match options::door(index, name, entry_point) {
-            Ok(options) => options,
-            Err(found) => {
-                problems.extend(found);
-                continue;
-            }
-        };
-        let address = format!("{}:{}", bracketed(&entry_point.address.host), entry_point.address.port);
-        let socket = SocketName { entry_point: name.clone(), protocol: Protocol::Tcp, address: address.clone() };
-        let listener = match offers.claim(&socket) {
-            Some(descriptor) => Ok(TcpListener::from(descriptor)),
-            None => entrypoint::bind(&address, entry_point.reuse_port),
-        };
-        match listener {
-            Ok(listener) => bound.push((options, socket, listener)),
-            Err(error) => problems.push(Problem::at(
-                format!("entryPoints.{name}.address"),
-                format!("cannot listen on {address}: {error}"),
-            )),
-        }
-    }
-    if problems.has_errors() { Err(problems) } else { Ok(bound) }
-}
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 impl Ready {

@@ -22,6 +22,7 @@ use crate::snapshot::Current;
 use crate::traffic::http::{EntryPointHttp, Gateway};
 use crate::units::Name;
 
+mod assemble;
 mod doors;
 mod life;
 mod options;

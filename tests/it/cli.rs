@@ -126,6 +126,22 @@ fn exit_codes() {
     }
 }
 
+/// Whoever watches over the process tries again only where that may help.
+#[test]
+fn a_start_that_fails_says_whether_to_try_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let run = |flag: &str| {
+        let runtime = folder.path().to_str().unwrap();
+        let told = Tool::with(["run", flag]).env("RUNTIME_DIRECTORY", runtime).within(folder.path()).run();
+        assert!(told.err.contains("not started"), "{told:?}");
+        told.code
+    };
+    assert_eq!(run(&format!("--entryPoints.web.address={address}")), Some(1));
+    assert_eq!(run("--entryPoints.web.adress=:0"), Some(78));
+}
+
 #[test]
 fn texts_for_machines() {
     let version: Value = serde_json::from_str(&Tool::new("version --json").run().out).unwrap();

@@ -282,6 +282,23 @@ async fn a_successor_with_a_bad_configuration_says_why() {
     assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
 }
 
+/// What the old process has read before is better than nothing: a successor that cannot read its files is none.
+#[tokio::test]
+async fn a_successor_that_cannot_read_its_files_is_refused() {
+    let server = server().await;
+    let mut line = Line::start(&[], &server).await;
+    let dynamic = line.gateway.folder().join("dynamic.yaml");
+    let good = fs::read(&dynamic).unwrap();
+    fs::write(&dynamic, "http: [").unwrap();
+    let told = line.upgrade().await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    assert!(told.err.contains("dynamic.yaml:1:7"), "{told:?}");
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+    fs::write(&dynamic, good).unwrap();
+    assert_eq!(line.upgrade().await.code, Some(0));
+    assert_eq!(line.gateway.connect().await.get("/quick", "").await.status, 200);
+}
+
 /// The new process dies after it took over: the old one serves again, as if nothing had been.
 #[tokio::test]
 async fn a_dead_successor_is_replaced_by_its_predecessor() {
@@ -535,10 +552,20 @@ async fn sockets_come_from_systemd() {
     let folder = tempfile::tempdir().unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
-    drop(free);
+    let spare = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let unwanted = spare.local_addr().unwrap();
+    drop((free, spare));
     let log = folder.path().join("log");
     let mut child = tokio::process::Command::new(program)
-        .args(["-l", &address.to_string(), "--fdname=web", env!("CARGO_BIN_EXE_portcullis"), "run"])
+        .args([
+            "-l",
+            &address.to_string(),
+            "-l",
+            &unwanted.to_string(),
+            "--fdname=web:nobody",
+            env!("CARGO_BIN_EXE_portcullis"),
+            "run",
+        ])
         // Nothing may listen there but who inherits the socket.
         .args([format!("--entryPoints.web.address={address}"), "--ping".to_owned(), "--ping.entryPoint=web".to_owned()])
         .args([format!("--log.filePath={}", log.display()), "--log.level=DEBUG".to_owned()])
@@ -557,5 +584,7 @@ async fn sockets_come_from_systemd() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!(peer.get("/ping", "").await.text(), "OK");
+    let warning = format!("systemd listens for nobody ({unwanted}/tcp)");
+    until(|| fs::read_to_string(&log).is_ok_and(|told| told.contains(&warning))).await;
     let _ = child.kill().await;
 }
