@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 use super::rotation::{Rotation, set_aside};
 
 const WOULD_BLOCK_PAUSE: Duration = Duration::from_millis(10);
+/// A pipe takes so much in one piece (`PIPE_BUF` of Linux), and never another writer's bytes in between.
+const WHOLE_IN_A_PIPE: usize = 4096;
 
 /// A destination of lines, owned by one writer thread.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(crate) struct Output {
     file: File,
     size: u64,
     rotation: Option<Rotation>,
+    /// Others may write there, too, and the system keeps only small writes whole: a pipe, the journal's socket, a terminal.
+    shared: bool,
     /// The last write failed half way: the next one starts on a line of its own.
     torn: bool,
 }
@@ -41,7 +45,7 @@ impl Output {
     /// A file, appended to; made if there is none.
     pub(crate) fn file(path: &Path, rotation: Option<Rotation>) -> io::Result<Self> {
         let (file, size) = open(path)?;
-        Ok(Self { path: Some(path.to_owned()), file, size, rotation, torn: false })
+        Ok(Self { path: Some(path.to_owned()), shared: is_shared(&file), file, size, rotation, torn: false })
     }
 
     /// Standard output if `path` is empty, otherwise the file.
@@ -51,13 +55,14 @@ impl Output {
 
     /// Something that is open already and stays so.
     pub(crate) fn descriptor(file: File) -> Self {
-        Self { path: None, file, size: 0, rotation: None, torn: false }
+        Self { path: None, shared: is_shared(&file), file, size: 0, rotation: None, torn: false }
     }
 
     /// Opens the path again, after somebody has renamed the file. If that fails, lines go on to the old file.
     pub(crate) fn reopen(&mut self) -> io::Result<()> {
         if let Some(path) = &self.path {
             (self.file, self.size) = open(path)?;
+            self.shared = is_shared(&self.file);
             self.torn = false;
         }
         Ok(())
@@ -75,7 +80,8 @@ impl Output {
     /// Writes all, or returns what is left.
     fn write_all<'a>(&mut self, mut rest: &'a [u8]) -> Result<(), (io::Error, &'a [u8])> {
         while !rest.is_empty() {
-            match self.file.write(rest) {
+            let piece = if self.shared { whole_lines(rest, WHOLE_IN_A_PIPE) } else { rest };
+            match self.file.write(piece) {
                 Ok(0) => return Err((io::ErrorKind::WriteZero.into(), rest)),
                 Ok(count) => {
                     self.torn = rest[count - 1] != b'\n';
@@ -115,6 +121,21 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     let size = file.metadata()?.len();
     Ok((file, size))
+}
+
+fn is_shared(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| !metadata.is_file())
+}
+
+/// As many of the first lines as fit into `most` bytes, but at least one.
+fn whole_lines(lines: &[u8], most: usize) -> &[u8] {
+    if lines.len() <= most {
+        return lines;
+    }
+    let is_end = |byte: &u8| *byte == b'\n';
+    let last = lines[..most].iter().rposition(is_end);
+    let end = last.or_else(|| lines.iter().position(is_end)).map_or(lines.len(), |at| at + 1);
+    &lines[..end]
 }
 
 #[cfg(test)]
@@ -161,5 +182,40 @@ mod tests {
         output.write(b"hal").unwrap();
         output.write(b"whole\n").unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "hal\nwhole\n");
+    }
+
+    #[test]
+    fn pieces_end_with_lines() {
+        let check = |lines: &str, expected: &str| assert_eq!(whole_lines(lines.as_bytes(), 6), expected.as_bytes());
+        check("a\nb\n", "a\nb\n");
+        check("ab\ncd\nef\n", "ab\ncd\n");
+        check("abc\ndef\n", "abc\n");
+        check("longer than that\nb\n", "longer than that\n");
+        check("without an end", "without an end");
+    }
+
+    /// Process log, access log and the process after an upgrade may write into one pipe, while its reader is slow.
+    #[test]
+    fn lines_of_two_writers_stay_whole_in_a_full_pipe() {
+        let (reader, writer) = io::pipe().unwrap();
+        let line = |letter: char| format!("{}\n", String::from(letter).repeat(700));
+        let write = |letter: char| {
+            let mut output = Output::descriptor(File::from(std::os::fd::OwnedFd::from(writer.try_clone().unwrap())));
+            move || {
+                for _ in 0..20 {
+                    output.write(line(letter).repeat(300).as_bytes()).unwrap();
+                }
+            }
+        };
+        let writers = ['a', 'b'].map(|letter| thread::spawn(write(letter)));
+        drop(writer);
+        let mut count = 0;
+        for found in io::BufRead::lines(io::BufReader::with_capacity(1000, reader)) {
+            let found = found.unwrap();
+            assert!(found.len() == 700 && (found.starts_with('a') == found.ends_with('a')), "{found}");
+            count += 1;
+        }
+        assert_eq!(count, 12_000);
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
     }
 }
