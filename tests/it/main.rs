@@ -6,6 +6,7 @@ mod activation;
 mod api;
 mod cli;
 mod compatibility_page;
+mod endurance;
 mod errors_page;
 mod examples;
 mod fail_closed;

@@ -384,6 +384,81 @@ async fn a_stopped_successor_is_not_replaced() {
     assert_eq!(line.gateway.ended().await, Some(0));
 }
 
+/// D-UPG-4: entry points that are new are bound by the new process, those that are gone close with the old one, and those that stay
+/// refuse nobody.
+#[tokio::test]
+async fn entry_points_come_and_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let ports: Vec<_> = (0..4).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let at = |index: usize| ports[index].local_addr().unwrap();
+    let [stays, goes, comes, renamed] = [at(0), at(1), at(2), at(3)];
+    drop(ports);
+    let root = folder.path().to_owned();
+    let path = |name: &str| root.join(name).display().to_string();
+    let text = |entry_points: &[(&str, SocketAddr)]| {
+        let entry_points: String =
+            entry_points.iter().map(|(name, address)| format!("  {name}: {{address: '{address}'}}\n")).collect();
+        format!(
+            "entryPoints:\n{entry_points}log: {{filePath: {}}}\ncontrol: {{socket: {}}}\nping: {{manualRouting: true}}\n\
+             providers: {{file: {{filename: {}}}}}\n",
+            path("process.log"),
+            path("control"),
+            path("dynamic.yaml")
+        )
+    };
+    let (file, dynamic) = (path("static.yaml"), path("dynamic.yaml"));
+    fs::write(&dynamic, "http: {routers: {p: {rule: 'Path(`/p`)', service: 'ping@internal'}}}\n").unwrap();
+    fs::write(&file, text(&[("stays", stays), ("goes", goes), ("before", renamed)])).unwrap();
+    let gateway = Gateway::bare(&["run", "--configFile", &file], folder).await;
+    let is_up = async |address| Peer::connect(address).await.get("/p", "").await.status == 200;
+    assert!(is_up(stays).await && is_up(goes).await && is_up(renamed).await);
+    fs::write(&file, text(&[("stays", stays), ("comes", comes), ("after", renamed)])).unwrap();
+    let told = gateway.told("upgrade").await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let heir = told.out.split(' ').find_map(|word| word.parse::<i32>().ok()).unwrap();
+    assert!(is_up(stays).await && is_up(comes).await && is_up(renamed).await);
+    until_refused(goes).await;
+    let listening = || {
+        let links =
+            fs::read_dir(format!("/proc/{heir}/fd")).unwrap().filter_map(|it| fs::read_link(it.unwrap().path()).ok());
+        let inodes: std::collections::BTreeSet<String> = links
+            .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()))
+            .collect();
+        let table = fs::read_to_string(format!("/proc/{heir}/net/tcp")).unwrap();
+        // Columns: number, local, remote, state (0A listens), queues, timer, retransmits, uid, timeout, inode.
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.filter(|row| row.len() > 9 && row[3] == "0A" && inodes.contains(row[9])).count()
+    };
+    assert_eq!(listening(), 3, "and no other socket is left in the new process");
+    kill_process(Pid::from_raw(heir).unwrap(), Signal::KILL).unwrap();
+}
+
+/// D-UPG-5: heads and bodies that are half sent, and a client that waits to be told to go on.
+#[tokio::test]
+async fn what_has_begun_ends_in_the_old_process() {
+    let server = server().await;
+    let mut line =
+        Line::start(&["entryPoints.web.transport.lifeCycle.graceTimeOut=30s", "drain.idleSpread=1s"], &server).await;
+    let [mut head, mut body, mut asks] =
+        [line.gateway.connect().await, line.gateway.connect().await, line.gateway.connect().await];
+    head.send("GET /quick HTTP/1.1\r\nHo").await;
+    body.send("POST /post HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe").await;
+    asks.send("POST /post HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n").await;
+    let mut idle = line.gateway.connect().await;
+    assert_eq!(idle.get("/quick", "").await.status, 200);
+    assert_eq!(line.upgrade().await.code, Some(0));
+    // Once this one is closed, those that do nothing have had their time.
+    assert_eq!(idle.end().await, End::Closed);
+    head.send("st: a\r\n\r\n").await;
+    assert_eq!(head.response_to("GET").await.unwrap().text(), "quick");
+    body.send("llo").await;
+    assert_eq!(body.response_to("POST").await.unwrap().text(), "5");
+    assert_eq!(asks.head().await.unwrap().status, 100);
+    asks.send("hello").await;
+    assert_eq!(asks.response_to("POST").await.unwrap().text(), "5");
+    assert_eq!(line.gateway.ended().await, Some(0));
+}
+
 /// Whoever stops the service tells all of its processes: a predecessor's requests have the same time as others.
 #[tokio::test]
 async fn a_stop_lets_the_predecessors_requests_end_too() {
