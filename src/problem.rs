@@ -3,6 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+mod gather;
+
+pub use gather::{Results, all, each, refuse};
+
 /// A position in a configuration source: a file, a flag or an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -164,6 +168,15 @@ impl Problems {
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The one that there is.
+    #[cfg(test)]
+    pub(crate) fn only(self) -> Problem {
+        match <[Problem; 1]>::try_from(self.0) {
+            Ok([problem]) => problem,
+            Err(several) => panic!("{several:?}"),
+        }
     }
 
     /// Whether any of them disables something.

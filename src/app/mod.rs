@@ -13,7 +13,7 @@ use crate::control::{EntryPointModel, Inbox, Kit, Pipeline, Status, Updates};
 use crate::observe::access_log::AccessLog;
 use crate::observe::export::Exporter;
 use crate::observe::metrics::Metrics;
-use crate::problem::Problems;
+use crate::problem::{Problems, all};
 use crate::process::Signals;
 use crate::provider::{self, Provider};
 use crate::service::Internal;
@@ -93,11 +93,12 @@ impl App {
         let entry_points: Vec<Name> = options::tcp_entry_points(&install).map(|(name, _)| name.clone()).collect();
         let (own_routing, mut own_problems) = provider::internal::routing(&install);
         own_problems.extend(start.problems);
-        let default_transport = Transport::build(&install.servers_transport)
-            .map_err(|problem| Problems::from(problem.under("serversTransport")))?;
+        let default_transport =
+            Transport::build(&install.servers_transport).map_err(|problems| problems.under("serversTransport"));
         let exporter = settings.prometheus.as_ref().map(|_| Exporter::new(metrics.clone()));
-        let exporter =
-            exporter.transpose().map_err(|problem| Problems::from(problem.under("metrics.prometheus")))?.map(Arc::new);
+        let exporter = exporter.transpose().map_err(|problem| problem.under("metrics.prometheus"));
+        let (default_transport, exporter) = all((default_transport, exporter))?;
+        let exporter = exporter.map(Arc::new);
         let kit = Kit {
             entry_points: models(&install, &entry_points),
             internals: internals(&install, &status, exporter.as_ref(), &terminating),

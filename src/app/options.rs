@@ -6,7 +6,7 @@ use crate::config::address::Protocol;
 use crate::config::entry_points::{EntryPoint, UnderscoreHeaders};
 use crate::config::install::Install;
 use crate::observe::metrics::Metrics;
-use crate::problem::{Problem, Problems};
+use crate::problem::{Problem, Problems, all};
 use crate::process::drain::Plan;
 use crate::traffic::entrypoint;
 use crate::traffic::http::forwarded::host_name;
@@ -62,16 +62,15 @@ pub(super) fn http(name: &Name, entry_point: &EntryPoint, install: &Install, met
 pub(super) fn door(index: usize, name: &Name, entry_point: &EntryPoint) -> Result<entrypoint::Options, Problems> {
     let path = format!("entryPoints.{name}");
     let mut options = entrypoint::Options::new(name.as_str(), index);
-    options.forwarders = entrypoint::Trusted {
-        networks: networks(&entry_point.forwarded_headers.trusted_ips, &format!("{path}.forwardedHeaders.trustedIPs"))?,
-        everyone: entry_point.forwarded_headers.insecure,
-    };
-    if let Some(proxy) = &entry_point.proxy_protocol {
-        options.proxy_protocol = Some(entrypoint::Trusted {
-            networks: networks(&proxy.trusted_ips, &format!("{path}.proxyProtocol.trustedIPs"))?,
-            everyone: proxy.insecure,
-        });
-    }
+    let headers = &entry_point.forwarded_headers;
+    let forwarders = networks(&headers.trusted_ips, &format!("{path}.forwardedHeaders.trustedIPs"));
+    let proxies = entry_point.proxy_protocol.as_ref().map(|proxy| {
+        let networks = networks(&proxy.trusted_ips, &format!("{path}.proxyProtocol.trustedIPs"))?;
+        Ok::<_, Problems>(entrypoint::Trusted { networks, everyone: proxy.insecure })
+    });
+    let (forwarders, proxies) = all((forwarders, proxies.transpose()))?;
+    options.forwarders = entrypoint::Trusted { networks: forwarders, everyone: headers.insecure };
+    options.proxy_protocol = proxies;
     let written = &entry_point.transport;
     let times = &mut options.timeouts;
     times.read = written.responding_timeouts.read_timeout.positive();
@@ -115,7 +114,9 @@ fn limits(entry_point: &EntryPoint, options: &mut entrypoint::Options) {
 }
 
 fn networks(entries: &[String], path: &str) -> Result<Networks, Problems> {
-    Networks::parse(entries).map_err(|(index, message)| Problem::at(format!("{path}[{index}]"), message).into())
+    Networks::parse(entries).map_err(|wrong| {
+        wrong.into_iter().map(|(index, message)| Problem::at(format!("{path}[{index}]"), message)).collect()
+    })
 }
 
 /// How the process ends: the longest grace of any entry point, unless `drain` says otherwise.

@@ -1,38 +1,128 @@
 //! Reads settings out of the tree, for anything that derives serde's `Deserialize`; errors know their path and place.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::tree::{Key, Node, Sources, Span, Value};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
+
+/// Most mistakes that are told of one object.
+const MISTAKES_LIMIT: usize = 100;
+
+/// What came of reading an object.
+#[derive(Debug)]
+pub struct Read<T> {
+    /// The object, without what is wrong with it. `None` if nothing can be made of the rest.
+    pub object: Option<T>,
+    /// All that is wrong with it. The paths are relative to the object; each is placed where the offending value stands.
+    pub problems: Problems,
+}
+
+impl<T> Read<T> {
+    /// The object, if nothing is wrong with it.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn whole(self) -> Result<T, Problems> {
+        match self.object {
+            Some(object) if self.problems.is_empty() => Ok(object),
+            _ => Err(self.problems),
+        }
+    }
+}
 
 /// Reads `node` as a `T`.
-///
-/// # Errors
-/// A problem whose path is relative to `node`, placed where the offending value stands.
-pub fn from_node<T: DeserializeOwned>(node: &Node, sources: &Sources) -> Result<T, Problem> {
-    T::deserialize(Reader(node)).map_err(|error| {
-        let place = sources.place(error.span.unwrap_or(node.span));
-        Problem::at(error.path, error.message).placed(place)
-    })
+pub fn from_node<T: DeserializeOwned>(node: &Node, sources: &Sources) -> Read<T> {
+    let mut problems = Problems::new();
+    let first = match T::deserialize(Reader(node)) {
+        Ok(object) => return Read { object: Some(object), problems },
+        Err(error) => error,
+    };
+    // Serde stops at the first mistake; without that value, it comes to the next one.
+    let mut rest = node.clone();
+    let mut wrong = Some(first);
+    while let Some(error) = wrong {
+        let path = error.path();
+        if !problems.iter().any(|known| follows_from(&path, &known.path)) {
+            let place = sources.place(error.span.unwrap_or(node.span));
+            problems.push(Problem::at(path, error.message).placed(place));
+        }
+        if problems.len() == MISTAKES_LIMIT || !take(&mut rest, &error.trail) {
+            return Read { object: None, problems };
+        }
+        wrong = match T::deserialize(Reader(&rest)) {
+            Ok(object) => return Read { object: Some(object), problems },
+            Err(error) => Some(error),
+        };
+    }
+    Read { object: None, problems }
+}
+
+/// Whether what is wrong at `path` may only be so because what stands at `known` was left out.
+pub(super) fn follows_from(path: &str, known: &str) -> bool {
+    let is_within = |inner: &str, outer: &str| {
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || outer.is_empty() || rest.starts_with(['.', '[']))
+    };
+    // Items of a list move up where one is left out.
+    let known = known.rsplit_once('[').filter(|(_, index)| index.ends_with(']')).map_or(known, |(list, _)| list);
+    is_within(path, known) || is_within(known, path)
+}
+
+/// Takes what the trail leads to out of the tree, or the nearest key above it that is there.
+fn take(node: &mut Node, trail: &[Segment]) -> bool {
+    let Some((segment, below)) = trail.split_last() else { return false };
+    match (segment, &mut node.value) {
+        (Segment::Key(name), Value::Map(entries)) => {
+            let Some(at) = entries.iter().position(|(key, _)| key.name == *name) else { return false };
+            if !entries.get_mut(at).is_some_and(|(_, node)| take(node, below)) {
+                entries.remove(at);
+            }
+            true
+        }
+        (Segment::Index(index), Value::List(items)) => items.get_mut(*index).is_some_and(|item| take(item, below)),
+        _ => false,
+    }
 }
 
 /// What is said of a key that has to be written and is not.
 pub(super) const IS_MISSING: &str = "is missing";
 
-/// What went wrong, found from the inside out: every level that the error passes adds its key.
+/// What went wrong.
 #[derive(Debug)]
 struct ReadError {
-    path: String,
+    /// Where, from the inside out: every level that the error passes adds its key.
+    trail: Vec<Segment>,
     span: Option<Span>,
     message: String,
 }
 
+/// One step of a path.
+#[derive(Debug)]
+enum Segment {
+    Key(Arc<str>),
+    Index(usize),
+}
+
 impl ReadError {
-    fn within(mut self, segment: &str, span: Span) -> Self {
-        let joint = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
-        self.path = format!("{segment}{joint}{}", self.path);
+    /// Where it is, as people write it.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for segment in self.trail.iter().rev() {
+            match segment {
+                Segment::Key(name) if path.is_empty() => path += name,
+                Segment::Key(name) => path += &format!(".{name}"),
+                Segment::Index(index) => path += &format!("[{index}]"),
+            }
+        }
+        path
+    }
+
+    fn within(mut self, segment: Segment, span: Span) -> Self {
+        self.trail.push(segment);
         self.span = self.span.or(Some(span));
         self
     }
@@ -48,16 +138,20 @@ impl std::error::Error for ReadError {}
 
 impl de::Error for ReadError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { path: String::new(), span: None, message: message.to_string() }
+        Self { trail: Vec::new(), span: None, message: message.to_string() }
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { path: field.to_owned(), span: None, message: IS_MISSING.to_owned() }
+        Self { trail: vec![Segment::Key(field.into())], span: None, message: IS_MISSING.to_owned() }
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let known = expected.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        Self { path: field.to_owned(), span: None, message: format!("unknown key, expected one of {known}") }
+        Self {
+            trail: vec![Segment::Key(field.into())],
+            span: None,
+            message: format!("unknown key, expected one of {known}"),
+        }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -148,9 +242,9 @@ impl<'de> de::SeqAccess<'de> for Items<'de> {
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ReadError> {
         let Some(node) = self.items.next() else { return Ok(None) };
-        let segment = format_args!("[{}]", self.index).to_string();
+        let segment = Segment::Index(self.index);
         self.index += 1;
-        seed.deserialize(Reader(node)).map(Some).map_err(|error| error.within(&segment, node.span))
+        seed.deserialize(Reader(node)).map(Some).map_err(|error| error.within(segment, node.span))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -178,7 +272,7 @@ impl<'de> de::MapAccess<'de> for Entries<'de> {
         let Some((key, node)) = self.current else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(Reader(node)).map_err(|error| error.within(&key.name, node.span))
+        seed.deserialize(Reader(node)).map_err(|error| error.within(Segment::Key(key.name.clone()), node.span))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -217,7 +311,9 @@ impl<'de> de::VariantAccess<'de> for Choice<'de> {
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, ReadError> {
         match self.content {
-            Some(node) => seed.deserialize(Reader(node)).map_err(|error| error.within(self.name, node.span)),
+            Some(node) => {
+                seed.deserialize(Reader(node)).map_err(|error| error.within(Segment::Key(self.name.into()), node.span))
+            }
             None => Err(de::Error::custom(format_args!("`{}` needs settings", self.name))),
         }
     }
@@ -233,7 +329,7 @@ impl<'de> de::VariantAccess<'de> for Choice<'de> {
     ) -> Result<V::Value, ReadError> {
         match self.content {
             Some(node) => de::Deserializer::deserialize_any(Reader(node), visitor)
-                .map_err(|error| error.within(self.name, node.span)),
+                .map_err(|error| error.within(Segment::Key(self.name.into()), node.span)),
             None => Err(de::Error::custom(format_args!("`{}` needs settings", self.name))),
         }
     }
@@ -267,7 +363,22 @@ mod tests {
     fn read(yaml: &str) -> Result<Sample, String> {
         let mut sources = Sources::default();
         let node = parse(yaml, Format::Yaml, "a.yaml", &mut sources).unwrap();
-        from_node(&node, &sources).map_err(|problem| problem.to_string())
+        from_node(&node, &sources).whole().map_err(|problems| problems.to_string().trim_end().to_owned())
+    }
+
+    #[test]
+    fn each_mistake_is_told_and_the_rest_is_read() {
+        let text = "many: [1, 70000, 80000]\nkind: odd\nnames: {x: 1, y: true, a.b: 2}\nodd: 1";
+        let told = read(text).unwrap_err();
+        let paths: Vec<_> = told.lines().filter_map(|line| line.split(": ").nth(2)).collect();
+        // The second bad item of the list is not: without the first one, it would be another item.
+        assert_eq!(paths, ["many[1]", "kind", "names.x", "names.a.b", "odd"], "{told}");
+
+        let mut sources = Sources::default();
+        let node = parse("kind: plain\nmany: []\nnames: {x: 1, y: true}", Format::Yaml, "a", &mut sources).unwrap();
+        let read = from_node::<Sample>(&node, &sources);
+        assert_eq!(read.problems.len(), 1);
+        assert_eq!(read.object.unwrap().names, BTreeMap::from([("y".into(), Some(true))]));
     }
 
     #[test]

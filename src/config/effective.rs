@@ -61,41 +61,43 @@ impl Reader<'_> {
         for (key, node) in entries {
             self.remember(&key.name, &node);
             let alone = Node::new(Value::Map(vec![(key, node)]), tree.span);
-            match (from_node::<Install>(&alone, self.sources), alone.value) {
+            match (from_node::<Install>(&alone, self.sources).whole(), alone.value) {
                 (Ok(_), Value::Map(entry)) => good.extend(entry),
-                (Err(problem), _) => self.problems.push(problem),
+                (Err(problems), _) => self.problems.extend(problems),
                 (Ok(_), _) => {}
             }
         }
-        from_node(&Node::new(Value::Map(good), tree.span), self.sources).unwrap_or_default()
+        from_node(&Node::new(Value::Map(good), tree.span), self.sources).object.unwrap_or_default()
     }
 
     fn entry_points(&mut self, install: &mut Install, written: Option<Node>, broken: Vec<BrokenObject>) {
         let broken = broken.into_iter().filter(|object| object.kind == "entryPoints");
         for BrokenObject { name, mut problems, rest, .. } in broken {
             // What is left of it may hold a mistake as well, which is better told now than after the first one is mended.
-            if let Err(problem) = from_node::<EntryPoint>(&rest, self.sources).and_then(only_tcp)
-                && problem.message != IS_MISSING
-            {
-                let problem = problem.under(&format!("entryPoints.{name}")).placed(self.sources.place(rest.span));
-                self.problems.push(problem.clone());
-                problems = problems.into_iter().chain([problem]).collect();
-            }
+            let path = format!("entryPoints.{name}");
+            let found =
+                from_node::<EntryPoint>(&rest, self.sources).whole().and_then(only_tcp).err().unwrap_or_default();
+            let found = found.into_iter().filter(|problem| problem.message != IS_MISSING);
+            let found: Vec<_> =
+                found.map(|problem| problem.under(&path).placed(self.sources.place(rest.span))).collect();
+            self.problems.extend(found.iter().cloned());
+            problems = problems.into_iter().chain(found).collect();
             install.broken_entry_points.insert(Name::from(&*name), problems);
         }
         let Some(Node { value: Value::Map(entries), .. }) = written else { return };
         for (Key { name, .. }, node) in entries {
             let path = format!("entryPoints.{name}");
             self.remember(&path, &node);
-            match from_node::<EntryPoint>(&node, self.sources).and_then(only_tcp) {
+            match from_node::<EntryPoint>(&node, self.sources).whole().and_then(only_tcp) {
                 Ok(entry_point) => {
                     install.entry_points.insert(Name::from(&*name), entry_point);
                 }
-                Err(problem) => {
+                Err(found) => {
                     let place = self.sources.place(node.span);
-                    let problem = problem.under(&path).placed(place);
-                    self.problems.push(problem.clone());
-                    install.broken_entry_points.insert(Name::from(&*name), Box::new([problem]));
+                    let found: Vec<_> =
+                        found.into_iter().map(|problem| problem.under(&path).placed(place.clone())).collect();
+                    self.problems.extend(found.iter().cloned());
+                    install.broken_entry_points.insert(Name::from(&*name), found.into());
                 }
             }
         }
@@ -260,11 +262,11 @@ fn add_transport(tree: &mut Node) {
     }
 }
 
-fn only_tcp(entry_point: EntryPoint) -> Result<EntryPoint, Problem> {
+fn only_tcp(entry_point: EntryPoint) -> Result<EntryPoint, Problems> {
     match entry_point.address.protocol {
         Protocol::Tcp => Ok(entry_point),
         Protocol::Udp => {
-            Err(Problem::at("address", "UDP is not supported yet").with_help("the entry point stays closed"))
+            Err(Problem::at("address", "UDP is not supported yet").with_help("the entry point stays closed").into())
         }
     }
 }

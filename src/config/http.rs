@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::deserialize::{IS_MISSING, Read, follows_from};
 use super::entry_points::TraceVerbosity;
 use super::install::RuleSyntax;
 use super::routing::Names;
 use super::tree::{Node, Sources, Value};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::units::Name;
 use crate::{middleware, service};
 
@@ -30,17 +31,75 @@ pub struct Http {
     pub broken: Broken,
 }
 
-/// Objects that cannot be used, each with what is wrong. Whatever refers to one of them is disabled too.
+/// Objects that cannot be used. Whatever refers to one of them is disabled too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Broken {
     /// Routers.
-    pub routers: BTreeMap<Name, Box<[Problem]>>,
+    pub routers: BTreeMap<Name, Remains<Router>>,
     /// Services.
-    pub services: BTreeMap<Name, Box<[Problem]>>,
+    pub services: BTreeMap<Name, Remains<service::Settings>>,
     /// Middlewares.
-    pub middlewares: BTreeMap<Name, Box<[Problem]>>,
+    pub middlewares: BTreeMap<Name, Remains<middleware::Settings>>,
     /// Transports.
-    pub servers_transports: BTreeMap<Name, Box<[Problem]>>,
+    pub servers_transports: BTreeMap<Name, Remains<service::transport::Settings>>,
+}
+
+/// What is left of an object that cannot be used. It is never put to work, but building it shows what else is wrong: people
+/// want to hear of that now, and not once they have mended the first mistake.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remains<T> {
+    /// The object without what is wrong with it, if anything can be made of it.
+    pub rest: Option<Arc<T>>,
+    /// Where the mistakes are that are told already, relative to the object.
+    told: Box<[Box<str>]>,
+    /// Every path that is written in the rest, where it matters.
+    written: Option<Box<[Box<str>]>>,
+}
+
+impl<T> Remains<T> {
+    /// The rest of an object of which something is wrong at the paths `told`.
+    pub(super) fn new(rest: Option<T>, told: impl Iterator<Item = String>) -> Self {
+        Self { rest: rest.map(Arc::new), told: told.map(String::into_boxed_str).collect(), written: None }
+    }
+
+    /// Takes down what is written in `node`, the rest: what is missing there may stand under a wrong name. Not worth the
+    /// memory for routers, of which there may be a million.
+    #[must_use]
+    pub(super) fn reading(mut self, node: &Node) -> Self {
+        let mut written = Vec::new();
+        list_paths(node, "", &mut written);
+        self.written = Some(written.into());
+        self
+    }
+
+    /// Of what else is wrong with the object, what does not merely follow from what is told already. Paths are relative to it.
+    #[must_use]
+    pub fn news(&self, found: Problems) -> Problems {
+        found.into_iter().filter(|problem| self.is_news(problem)).collect()
+    }
+
+    fn is_news(&self, problem: &Problem) -> bool {
+        let section = |path: &str| path.rfind(['.', '[']).map_or("", |end| &path[..end]).to_owned();
+        let is_written = self.written.as_ref().is_none_or(|written| written.iter().any(|path| **path == problem.path));
+        let may_be_misspelt = || self.told.iter().any(|told| section(told) == section(&problem.path));
+        !self.told.iter().any(|told| follows_from(&problem.path, told)) && (is_written || !may_be_misspelt())
+    }
+}
+
+/// Collects each path below `node`.
+fn list_paths(node: &Node, path: &str, found: &mut Vec<Box<str>>) {
+    let mut add = |path: String, node: &Node| {
+        list_paths(node, &path, found);
+        found.push(path.into());
+    };
+    match &node.value {
+        Value::Map(entries) => entries.iter().for_each(|(key, node)| match path {
+            "" => add(key.name.to_string(), node),
+            path => add(format!("{path}.{}", key.name), node),
+        }),
+        Value::List(items) => items.iter().enumerate().for_each(|(at, node)| add(format!("{path}[{at}]"), node)),
+        _ => {}
+    }
 }
 
 /// A list of names. Routers that say the same share it, and each of a million holds only one pointer to it.
@@ -78,7 +137,7 @@ const PRIORITY_LIMIT: i64 = i64::MAX - 1000;
 
 impl Router {
     /// Reads a router out of a checked tree. By hand and not by serde, because there may be a million of them.
-    pub(super) fn read(node: &Node, sources: &Sources, names: &mut Names) -> Result<Self, Problem> {
+    pub(super) fn read(node: &Node, sources: &Sources, names: &mut Names) -> Read<Self> {
         let mut router = Self {
             entry_points: names.empty_list(),
             middlewares: names.empty_list(),
@@ -88,6 +147,7 @@ impl Router {
             priority: None,
             observability: Observability::default(),
         };
+        let mut problems = Problems::new();
         for (key, node) in node.entries() {
             match (&*key.name, &node.value) {
                 ("entryPoints", _) => router.entry_points = names.read_list(node),
@@ -95,26 +155,31 @@ impl Router {
                 ("service", Value::Str(text)) => router.service = Some(names.read(text)).filter(|_| !text.is_empty()),
                 ("rule", Value::Str(text)) => router.rule = (&**text).into(),
                 ("ruleSyntax", Value::Str(text)) => {
-                    router.rule_syntax =
-                        read_syntax(text).map_err(|problem| problem.placed(sources.place(node.span)))?;
+                    let read = read_syntax(text).map_err(|problem| problem.placed(sources.place(node.span)));
+                    router.rule_syntax = problems.keep(read).flatten();
                 }
                 ("priority", Value::Int(priority)) => {
-                    router.priority = Some(*priority).filter(|priority| *priority != 0)
+                    let read = read_priority(*priority).map_err(|problem| problem.placed(sources.place(node.span)));
+                    router.priority = problems.keep(read).flatten();
                 }
                 ("observability", _) => router.observability = Observability::read(node),
                 _ => {}
             }
         }
         if router.rule.trim().is_empty() {
-            return Err(Problem::at("rule", "is missing").placed(sources.place(node.span)));
+            problems.push(Problem::at("rule", IS_MISSING).placed(sources.place(node.span)));
+            return Read { object: None, problems };
         }
-        if let Some(priority) = router.priority.filter(|priority| *priority > PRIORITY_LIMIT) {
-            let message =
-                format!("the router priority {priority} exceeds the max user-defined priority {PRIORITY_LIMIT}");
-            return Err(Problem::at("priority", message).placed(sources.place(node.span)));
-        }
-        Ok(router)
+        Read { object: Some(router), problems }
     }
+}
+
+fn read_priority(written: i64) -> Result<Option<i64>, Problem> {
+    if written > PRIORITY_LIMIT {
+        let message = format!("the router priority {written} exceeds the max user-defined priority {PRIORITY_LIMIT}");
+        return Err(Problem::at("priority", message));
+    }
+    Ok(Some(written).filter(|priority| *priority != 0))
 }
 
 fn read_syntax(text: &str) -> Result<Option<RuleSyntax>, Problem> {

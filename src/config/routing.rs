@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::check::{BrokenObject, Checked};
-use super::deserialize::from_node;
-use super::http::{Broken, Http, NameList, Router};
+use super::deserialize::{IS_MISSING, Read, follows_from, from_node};
+use super::http::{Broken, Http, NameList, Remains, Router};
 use super::tree::{Node, Sources, Value};
 use crate::problem::{Problem, Problems};
 use crate::units::Name;
@@ -59,15 +59,6 @@ impl Routing {
     pub(super) fn read(root: &Node, checked: &Checked, sources: &Sources, provider: &str) -> (Self, Problems) {
         let mut routing = Self::default();
         let mut reader = Reader { sources, provider, names: Names::default(), problems: checked.problems.clone() };
-        let mut places = Vec::new();
-        for BrokenObject { kind, name, problems, rest } in &checked.broken {
-            if kind == "http.routers" && !asks_for_tls(name, problems) {
-                places.push((Name::qualified(name, provider), rest));
-            }
-            if let Some(broken) = routing.broken(kind) {
-                broken.insert(Name::qualified(name, provider), problems.clone());
-            }
-        }
         let nothing = Node::empty(root.span);
         let http = root.get("http").unwrap_or(&nothing);
         let http_of = &mut routing.http;
@@ -77,34 +68,48 @@ impl Routing {
             reader.objects(http, "serversTransports", &mut broken.servers_transports, settings);
         http_of.services = reader.objects(http, "services", &mut broken.services, settings);
         http_of.routers = reader.objects(http, "routers", &mut broken.routers, Router::read);
-        // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router below it, which
-        // may ask for less.
-        for (name, rest) in places {
-            if let Ok(router) = Router::read(rest, sources, &mut reader.names) {
-                http_of.routers.insert(name, Arc::new(router));
+        for object in &checked.broken {
+            let name = Name::qualified(&object.name, provider);
+            match &*object.kind {
+                "http.routers" => {
+                    let (mut remains, whole) = reader.remains(object, Router::read);
+                    // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router
+                    // below it, which may ask for less. Those of a router for TLS were never its own in plain HTTP.
+                    if whole && !asks_for_tls(object) {
+                        http_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
+                    }
+                    broken.routers.insert(name, remains);
+                }
+                "http.services" => {
+                    broken.services.insert(name, reader.remains(object, settings).0.reading(&object.rest));
+                }
+                "http.middlewares" => {
+                    broken.middlewares.insert(name, reader.remains(object, settings).0.reading(&object.rest));
+                }
+                "http.serversTransports" => {
+                    broken.servers_transports.insert(name, reader.remains(object, settings).0.reading(&object.rest));
+                }
+                _ => {}
             }
         }
         (routing, reader.problems.into_iter().collect())
     }
-
-    fn broken(&mut self, kind: &str) -> Option<&mut BTreeMap<Name, Box<[Problem]>>> {
-        let broken = &mut self.http.broken;
-        match kind {
-            "http.routers" => Some(&mut broken.routers),
-            "http.services" => Some(&mut broken.services),
-            "http.middlewares" => Some(&mut broken.middlewares),
-            "http.serversTransports" => Some(&mut broken.servers_transports),
-            _ => None,
-        }
-    }
 }
 
-/// Whether a router is broken because it is for TLS only: requests in plain HTTP were never its own.
-fn asks_for_tls(name: &str, problems: &[Problem]) -> bool {
-    let path = format!("http.routers.{name}.tls");
-    problems.iter().any(|problem| {
-        problem.path.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+/// Whether a router is broken because it is for TLS only.
+fn asks_for_tls(object: &BrokenObject) -> bool {
+    object.problems.iter().any(|problem| {
+        let path = relative(&problem.path, object);
+        path.strip_prefix("tls").is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     })
+}
+
+/// The path of something in an object, relative to that.
+fn relative<'p>(path: &'p str, object: &BrokenObject) -> &'p str {
+    let BrokenObject { kind, name, .. } = object;
+    let below =
+        path.strip_prefix(&**kind).and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.strip_prefix(&**name));
+    below.map_or(path, |below| below.strip_prefix('.').unwrap_or(below))
 }
 
 /// Adds the smaller map to the larger one.
@@ -141,8 +146,8 @@ impl Reader<'_> {
         &mut self,
         http: &Node,
         kind: &str,
-        broken: &mut BTreeMap<Name, Box<[Problem]>>,
-        read: fn(&Node, &Sources, &mut Names) -> Result<T, Problem>,
+        broken: &mut BTreeMap<Name, Remains<T>>,
+        read: ReadFn<T>,
     ) -> BTreeMap<Name, Arc<T>> {
         let entries = http.get(kind).map(Node::entries).unwrap_or_default();
         let mut objects = Vec::with_capacity(entries.len());
@@ -152,20 +157,40 @@ impl Reader<'_> {
                 // Routers name the others; nobody names them.
                 name = self.names.share(name);
             }
-            match read(node, self.sources, &mut self.names) {
-                Ok(object) => objects.push((name, Arc::new(object))),
-                Err(problem) => {
-                    let problem = problem.under(&format!("http.{kind}.{}", key.name));
-                    self.problems.push(problem.clone());
-                    broken.insert(name, Box::new([problem]));
+            let Read { object, problems } = read(node, self.sources, &mut self.names);
+            match object {
+                Some(object) if problems.is_empty() => objects.push((name, Arc::new(object))),
+                object => {
+                    let told = problems.iter().map(|problem| problem.path.clone());
+                    broken.insert(name, Remains::new(object, told).reading(node));
+                    self.problems.extend(problems.under(&format!("http.{kind}.{}", key.name)));
                 }
             }
         }
         objects.into_iter().collect()
     }
+
+    /// What is left of an object whose keys are wrong. Says whether nothing else is wrong with it.
+    fn remains<T>(&mut self, object: &BrokenObject, read: ReadFn<T>) -> (Remains<T>, bool) {
+        let Read { object: rest, problems } = read(&object.rest, self.sources, &mut self.names);
+        let mut told: Vec<_> = object.problems.iter().map(|p| relative(&p.path, object).to_owned()).collect();
+        let is_whole = problems.is_empty();
+        // What is missing may be what was left out.
+        let is_news = |problem: &Problem| {
+            problem.message != IS_MISSING && !told.iter().any(|told| follows_from(&problem.path, told))
+        };
+        let news: Vec<_> = problems.into_iter().filter(is_news).collect();
+        told.extend(news.iter().map(|problem| problem.path.clone()));
+        let path = format!("{}.{}", object.kind, object.name);
+        self.problems.extend(news.into_iter().map(|problem| problem.under(&path)));
+        (Remains::new(rest, told.into_iter()), is_whole)
+    }
 }
 
-fn settings<T: DeserializeOwned>(node: &Node, sources: &Sources, _: &mut Names) -> Result<T, Problem> {
+/// Reads one object.
+type ReadFn<T> = fn(&Node, &Sources, &mut Names) -> Read<T>;
+
+fn settings<T: DeserializeOwned>(node: &Node, sources: &Sources, _: &mut Names) -> Read<T> {
     from_node(node, sources)
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Flow, Kit, Middleware, path};
 use crate::exchange::Exchange;
 use crate::exchange::path::has_dot_segment;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 
 /// Settings of `addPrefix`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -26,9 +26,9 @@ pub struct AddPrefix {
 impl Middleware for AddPrefix {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         if settings.prefix.is_empty() {
-            return Err(Problem::at("prefix", "prefix cannot be empty"));
+            return Err(Problem::at("prefix", "prefix cannot be empty").into());
         }
         let prefix = path::from_settings("prefix", &settings.prefix)?;
         Ok(Self { prefix: path::with_leading_slash(&prefix).into_owned() })

@@ -16,7 +16,7 @@ use super::password_check::{Busy, PasswordCheck};
 use super::users::{Candidate, User, Users};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, Fault, Reply};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 use crate::units::Secret;
 
 /// Longest `name:password` that is looked at, in bytes; hashing takes time for each of them.
@@ -62,19 +62,17 @@ struct UserField {
 impl Middleware for BasicAuth {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let users = Users::load(&settings.users, &settings.users_file)?;
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         let realm = if settings.realm.is_empty() { "traefik" } else { &settings.realm };
-        let field = match settings.header_field.as_str() {
-            "" => None,
-            field => Some(UserField::build(field, &users)?),
-        };
+        let field = Some(&*settings.header_field).filter(|field| !field.is_empty()).map(field_name);
+        let users = Users::load(&settings.users, &settings.users_file);
+        let (users, challenge, field) = all((users, challenge(realm), field.transpose()))?;
         Ok(Self {
+            field: field.map(|name| UserField::build(name, &users)).transpose()?,
             users,
             realm: realm.into(),
-            challenge: challenge(realm)?,
+            challenge,
             removes_header: settings.remove_header,
-            field,
             check: PasswordCheck::new(),
         })
     }
@@ -142,13 +140,16 @@ impl BasicAuth {
 }
 
 impl UserField {
-    fn build(field: &str, users: &Users) -> Result<Self, Problem> {
-        let name = field::name(field).map_err(|message| Problem::at("headerField", message))?;
+    fn build(name: HeaderName, users: &Users) -> Result<Self, Problem> {
         let value = |user: &User| HeaderValue::from_str(&user.name).map(|value| (user.name.clone(), value));
         let values = users.iter().map(value).collect::<Result<_, _>>();
         let values = values.map_err(|_| Problem::at("headerField", "a user has a name that no header can carry"))?;
         Ok(Self { name, values })
     }
+}
+
+fn field_name(written: &str) -> Result<HeaderName, Problem> {
+    field::name(written).map_err(|message| Problem::at("headerField", message))
 }
 
 /// `Basic realm="…"` with the realm as a quoted string (RFC 9110 §5.6.4).

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 
 /// Settings of `contentType`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -33,7 +33,7 @@ impl Middleware for ContentType {
         deprecated.into_iter().collect()
     }
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         Ok(Self { detects: settings.auto_detect.unwrap_or(true) })
     }
 

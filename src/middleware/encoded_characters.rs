@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::path::Escapes;
 use crate::exchange::{Exchange, Fault, Reply};
-use crate::problem::Problem;
+use crate::problem::Problems;
 
 /// Settings of `encodedCharacters`: whatever is not allowed is refused.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -55,7 +55,7 @@ pub struct EncodedCharacters {
 impl Middleware for EncodedCharacters {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         Ok(Self { refused: settings.refused() })
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::source::{Criterion, CriterionSettings, Scope};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, Fault, Reply};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, refuse};
 
 /// Locks per middleware: enough that workers seldom meet at one.
 const SHARDS: usize = 16;
@@ -52,11 +52,11 @@ impl Middleware for InFlightReq {
         warnings
     }
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let criterion = Criterion::build(settings.source_criterion.as_ref(), Criterion::Host)?;
-        if settings.amount < 0 {
-            return Err(Problem::at("amount", format!("{} is negative", settings.amount)));
-        }
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let is_negative =
+            refuse(settings.amount < 0, || Problem::at("amount", format!("{} is negative", settings.amount)));
+        let criterion = Criterion::build(settings.source_criterion.as_ref(), Criterion::Host);
+        let ((), criterion) = all((is_negative, criterion))?;
         let amount = u32::try_from(settings.amount).unwrap_or(u32::MAX);
         Ok(Self { criterion, amount, flights: Arc::default() })
     }

@@ -4,10 +4,10 @@ use http::StatusCode;
 use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
-use super::source::{IpStrategy, IpStrategySettings};
+use super::source::{IpStrategy, IpStrategySettings, networks};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, Fault, Reply};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, refuse};
 use crate::units::Networks;
 
 /// `ipAllowList` as written.
@@ -40,17 +40,18 @@ impl Middleware for IpAllowList {
         found.map(|problem| problem.under("ipStrategy")).into_iter().collect()
     }
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        if settings.source_range.is_empty() {
-            return Err(Problem::at("sourceRange", "is empty, so nobody would be let through"));
-        }
-        let allowed = Networks::parse(&settings.source_range)
-            .map_err(|(index, message)| Problem::at(format!("sourceRange[{index}]"), message))?;
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let is_empty = refuse(settings.source_range.is_empty(), || {
+            Problem::at("sourceRange", "is empty, so nobody would be let through")
+        });
+        let allowed = networks("sourceRange", &settings.source_range);
         let strategy = match &settings.ip_strategy {
-            None => IpStrategy::PEER,
-            Some(strategy) => IpStrategy::build(strategy).map_err(|problem| problem.under("ipStrategy"))?,
+            None => Ok(IpStrategy::PEER),
+            Some(strategy) => IpStrategy::build(strategy).map_err(|problems| problems.under("ipStrategy")),
         };
-        Ok(Self { allowed, strategy, status: status_of(settings.reject_status_code)? })
+        let parts = all((is_empty, allowed, strategy, status_of(settings.reject_status_code)));
+        let ((), allowed, strategy, status) = parts?;
+        Ok(Self { allowed, strategy, status })
     }
 
     async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {
@@ -108,7 +109,7 @@ impl Middleware for IpWhiteList {
         warnings
     }
 
-    fn build(settings: &IpWhiteListSettings, kit: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &IpWhiteListSettings, kit: &Kit<'_>) -> Result<Self, Problems> {
         IpAllowList::build(&settings.renamed(), kit).map(Self)
     }
 

@@ -9,7 +9,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::exchange::{Exchange, Reply};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::units::Name;
 
 pub mod add_prefix;
@@ -86,8 +86,8 @@ pub trait Middleware: Sized + Send + Sync + 'static {
     /// Builds it.
     ///
     /// # Errors
-    /// A problem whose path is relative to the settings.
-    fn build(settings: &Self::Settings, kit: &Kit<'_>) -> Result<Self, Problem>;
+    /// Everything that is wrong, not only what is found first; paths are relative to the settings.
+    fn build(settings: &Self::Settings, kit: &Kit<'_>) -> Result<Self, Problems>;
 
     /// Whether the files that it was built from still say the same. Asked before it is kept for the next configuration.
     fn is_current(&self) -> bool {
@@ -183,13 +183,13 @@ macro_rules! registry {
             /// Builds one.
             ///
             /// # Errors
-            /// A problem whose path starts with the kind: `addPrefix.prefix`. A `chain` is an error: its parts are steps, not it.
-            pub fn build(settings: &Settings, kit: &Kit<'_>) -> Result<Self, Problem> {
+            /// Problems whose paths start with the kind: `addPrefix.prefix`. A `chain` is an error: its parts are steps, not it.
+            pub fn build(settings: &Settings, kit: &Kit<'_>) -> Result<Self, Problems> {
                 match settings {
-                    Settings::Chain(_) => Err(Problem::at("", "a chain is a list of middlewares, not one of them")),
+                    Settings::Chain(_) => Err(Problem::at("", "a chain is a list of middlewares, not one of them").into()),
                     $(Settings::$variant(settings) => <$type as Middleware>::build(settings, kit).map(Self::$variant),)*
                 }
-                .map_err(|problem| problem.under(settings.kind()))
+                .map_err(|problems| problems.under(settings.kind()))
             }
 
             /// The key that names its type.
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn problems_start_with_the_kind() {
         let name = Name::from("a@file");
-        let build = |json| AnyMiddleware::build(&parse(json).unwrap(), &Kit { name: &name }).unwrap_err().path;
+        let build = |json| AnyMiddleware::build(&parse(json).unwrap(), &Kit { name: &name }).unwrap_err().only().path;
         assert_eq!(build(r#"{"addPrefix":{"prefix":""}}"#), "addPrefix.prefix");
         assert_eq!(build(r#"{"chain":{"middlewares":[]}}"#), "chain");
     }

@@ -10,7 +10,7 @@ use super::recent::Recent;
 use super::source::{Criterion, CriterionSettings, IpStrategy, Scope};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, Fault, Reply};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, refuse};
 use crate::units;
 
 /// Most sources that one limiter remembers; of more, those that came last. Twice as many as Traefik has: half of them are sure to
@@ -72,19 +72,15 @@ impl Middleware for RateLimit {
         found.map(|problem| problem.under("sourceCriterion")).collect()
     }
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let criterion = Criterion::build(settings.source_criterion.as_ref(), Criterion::Address(IpStrategy::PEER))?;
-        if settings.period.is_negative() {
-            return Err(Problem::at("period", format!("{} is negative", settings.period)));
-        }
-        let limiter = match u64::try_from(settings.average) {
-            Err(_) => return Err(Problem::at("average", format!("{} is negative", settings.average))),
-            Ok(0) => None,
-            Ok(average) => {
-                let period = settings.period.positive().unwrap_or(Duration::from_secs(1));
-                Some(Limiter::new(average, period, settings.burst.max(1).unsigned_abs()))
-            }
-        };
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let average = u64::try_from(settings.average)
+            .map_err(|_| Problem::at("average", format!("{} is negative", settings.average)));
+        let is_negative =
+            refuse(settings.period.is_negative(), || Problem::at("period", format!("{} is negative", settings.period)));
+        let criterion = Criterion::build(settings.source_criterion.as_ref(), Criterion::Address(IpStrategy::PEER));
+        let (average, (), criterion) = all((average, is_negative, criterion))?;
+        let period = settings.period.positive().unwrap_or(Duration::from_secs(1));
+        let limiter = (average > 0).then(|| Limiter::new(average, period, settings.burst.max(1).unsigned_abs()));
         Ok(Self { criterion, limiter })
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::redirect::{Asked, Lasting, redirect, refuse};
 use super::{Flow, Kit, Middleware, path};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 use crate::units::Pattern;
 
 /// Settings of `redirectRegex`.
@@ -36,12 +36,11 @@ pub struct RedirectRegex {
 impl Middleware for RedirectRegex {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        Ok(Self {
-            pattern: Pattern::new(&settings.regex).map_err(|message| Problem::at("regex", message))?,
-            replacement: path::replacement_from_settings("replacement", &settings.replacement)?,
-            lasting: Lasting::of(settings.permanent),
-        })
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let pattern = Pattern::new(&settings.regex).map_err(|message| Problem::at("regex", message));
+        let replacement = path::replacement_from_settings("replacement", &settings.replacement);
+        let (pattern, replacement) = all((pattern, replacement))?;
+        Ok(Self { pattern, replacement, lasting: Lasting::of(settings.permanent) })
     }
 
     async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::redirect::{Asked, Lasting, redirect, refuse};
 use super::{Flow, Kit, Middleware};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 
 /// Settings of `redirectScheme`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -34,24 +34,15 @@ pub struct RedirectScheme {
 impl Middleware for RedirectScheme {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         // Compared with what requests came over, which is lower case.
         let scheme = settings.scheme.to_ascii_lowercase();
-        if scheme.is_empty() {
-            return Err(Problem::at("scheme", "you must provide a target scheme"));
-        }
-        if !scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
-        {
-            return Err(
-                Problem::at("scheme", format!("`{scheme}` is not a scheme")).with_help("write `https`, without `://`")
-            );
-        }
         let port = match (scheme.as_str(), settings.port.as_str()) {
-            (_, "") | ("http", "80") | ("https", "443") => String::new(),
-            (_, port) if port.parse::<u16>().is_ok_and(|port| port > 0) => format!(":{port}"),
-            (_, port) => return Err(Problem::at("port", format!("`{port}` is not a port"))),
+            (_, "") | ("http", "80") | ("https", "443") => Ok(String::new()),
+            (_, port) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(format!(":{port}")),
+            (_, port) => Err(Problem::at("port", format!("`{port}` is not a port"))),
         };
+        let ((), port) = all((check_scheme(&scheme), port))?;
         Ok(Self { scheme, port, lasting: Lasting::of(settings.permanent) })
     }
 
@@ -63,6 +54,20 @@ impl Middleware for RedirectScheme {
         let location = [&*self.scheme, "://", asked.host, &*self.port, asked.target].concat();
         redirect(&request.method, &location, self.lasting)
     }
+}
+
+/// RFC 3986 §3.1.
+fn check_scheme(scheme: &str) -> Result<(), Problem> {
+    if scheme.is_empty() {
+        return Err(Problem::at("scheme", "you must provide a target scheme"));
+    }
+    if !scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    {
+        let problem = Problem::at("scheme", format!("`{scheme}` is not a scheme"));
+        return Err(problem.with_help("write `https`, without `://`"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

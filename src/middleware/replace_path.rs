@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware, field, path};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::Problems;
 
 /// The path before it was replaced.
 pub(super) const REPLACED_PATH: HeaderName = HeaderName::from_static("x-replaced-path");
@@ -30,7 +30,7 @@ pub struct ReplacePath {
 impl Middleware for ReplacePath {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         Ok(Self { path: path::from_settings("path", &settings.path)? })
     }
 

@@ -8,7 +8,7 @@ use super::replace_path::tell_old_path;
 use super::{Flow, Kit, Middleware, path};
 use crate::exchange::Exchange;
 use crate::exchange::path::normalize;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 use crate::units::Pattern;
 
 /// Settings of `replacePathRegex`.
@@ -35,9 +35,10 @@ pub struct ReplacePathRegex {
 impl Middleware for ReplacePathRegex {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let pattern = Pattern::new(settings.regex.trim()).map_err(|message| Problem::at("regex", message))?;
-        let replacement = path::replacement_from_settings("replacement", &settings.replacement)?;
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let pattern = Pattern::new(settings.regex.trim()).map_err(|message| Problem::at("regex", message));
+        let replacement = path::replacement_from_settings("replacement", &settings.replacement);
+        let (pattern, replacement) = all((pattern, replacement))?;
         Ok(Self { pattern, replacement })
     }
 

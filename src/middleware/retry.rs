@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Exchange, RetryPolicy};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each, refuse};
 use crate::units::{Duration, StatusRange};
 
 /// Most attempts that can be asked for.
@@ -57,31 +57,34 @@ pub struct Retry(Arc<RetryPolicy>);
 impl Middleware for Retry {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         let attempts = match settings.attempts {
-            attempts @ 1..=MOST_ATTEMPTS => attempts as u32,
-            attempts => {
-                return Err(Problem::at("attempts", format!("{attempts} is not a number from 1 to {MOST_ATTEMPTS}")));
-            }
+            attempts @ 1..=MOST_ATTEMPTS => Ok(attempts as u32),
+            attempts => Err(Problem::at("attempts", format!("{attempts} is not a number from 1 to {MOST_ATTEMPTS}"))),
         };
-        for (path, time) in [("timeout", settings.timeout), ("initialInterval", settings.initial_interval)] {
-            if time.is_negative() {
-                return Err(Problem::at(path, format!("{time} is negative")));
-            }
-        }
-        if settings.disable_retry_on_network_error && settings.status.is_empty() {
-            return Err(Problem::at("disableRetryOnNetworkError", "leaves nothing to retry on")
-                .with_help("name answers in `status`"));
-        }
+        let positive = |path: &str, time: Duration| {
+            refuse(time.is_negative(), || Problem::at(path, format!("{time} is negative")))
+        };
+        let is_idle = refuse(settings.disable_retry_on_network_error && settings.status.is_empty(), || {
+            Problem::at("disableRetryOnNetworkError", "leaves nothing to retry on")
+                .with_help("name answers in `status`")
+        });
         let statuses = settings.status.iter().enumerate().map(|(index, text)| {
             let range = StatusRange::parse(text).map_err(|message| Problem::at(format!("status[{index}]"), message));
             range.map(|range| (range.first, range.last))
         });
+        let (attempts, (), (), (), statuses) = all((
+            attempts,
+            positive("timeout", settings.timeout),
+            positive("initialInterval", settings.initial_interval),
+            is_idle,
+            each(statuses),
+        ))?;
         Ok(Self(Arc::new(RetryPolicy {
             attempts,
             initial_interval: settings.initial_interval.or_zero(),
             timeout: settings.timeout.positive(),
-            statuses: statuses.collect::<Result<_, _>>()?,
+            statuses,
             network_errors: !settings.disable_retry_on_network_error,
             non_idempotent: settings.retry_non_idempotent_method,
             body_limit_bytes: usize::try_from(settings.max_request_body_bytes).unwrap_or(BODY_CEILING_BYTES),

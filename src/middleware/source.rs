@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::fingerprint::fingerprint;
 use crate::exchange::view::canonical_host;
 use crate::exchange::{Client, Exchange};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 use crate::units::Networks;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -99,24 +99,21 @@ impl IpStrategy {
     /// Builds it.
     ///
     /// # Errors
-    /// A problem whose path is relative to the strategy.
-    pub fn build(settings: &IpStrategySettings) -> Result<Self, Problem> {
+    /// Problems whose paths are relative to the strategy.
+    pub fn build(settings: &IpStrategySettings) -> Result<Self, Problems> {
         let ipv6_prefix = match settings.ipv6_subnet {
-            None => None,
-            Some(bits @ 1..=128) => Some(bits as u32),
-            Some(bits) => {
-                return Err(Problem::at("ipv6Subnet", format!("{bits} is not a prefix length from 1 to 128")));
-            }
+            None => Ok(None),
+            Some(bits @ 1..=128) => Ok(Some(bits as u32)),
+            Some(bits) => Err(Problem::at("ipv6Subnet", format!("{bits} is not a prefix length from 1 to 128"))),
         };
         let depth = usize::try_from(settings.depth)
-            .map_err(|_| Problem::at("depth", format!("{} is negative", settings.depth)))?;
+            .map_err(|_| Problem::at("depth", format!("{} is negative", settings.depth)));
+        let excluded = networks("excludedIPs", &settings.excluded_ips);
+        let (ipv6_prefix, depth, excluded) = all((ipv6_prefix, depth, excluded))?;
         let pick = match NonZeroUsize::new(depth) {
             Some(depth) => Pick::Depth(depth),
-            None if settings.excluded_ips.is_empty() => Pick::Peer,
-            None => Pick::FirstOutside(
-                Networks::parse(&settings.excluded_ips)
-                    .map_err(|(index, message)| Problem::at(format!("excludedIPs[{index}]"), message))?,
-            ),
+            None if excluded.is_empty() => Pick::Peer,
+            None => Pick::FirstOutside(excluded),
         };
         Ok(Self { pick, ipv6_prefix })
     }
@@ -138,6 +135,16 @@ impl IpStrategy {
             _ => address,
         })
     }
+}
+
+/// The networks of a list that stands at `path`.
+///
+/// # Errors
+/// Each entry that is none.
+pub(super) fn networks(path: &str, list: &[String]) -> Result<Networks, Problems> {
+    Networks::parse(list).map_err(|wrong| {
+        wrong.into_iter().map(|(index, message)| Problem::at(format!("{path}[{index}]"), message)).collect()
+    })
 }
 
 /// The entries of `X-Forwarded-For` over all its lines, from the right.
@@ -178,21 +185,22 @@ impl Criterion {
     /// Builds it; `default` stands in where nothing is written.
     ///
     /// # Errors
-    /// A problem whose path is relative to the middleware that has the criterion.
-    pub fn build(settings: Option<&CriterionSettings>, default: Self) -> Result<Self, Problem> {
+    /// Problems whose paths are relative to the middleware that has the criterion.
+    pub fn build(settings: Option<&CriterionSettings>, default: Self) -> Result<Self, Problems> {
         let Some(settings) = settings else { return Ok(default) };
         let has_header = !settings.request_header_name.is_empty();
         match (&settings.ip_strategy, has_header, settings.request_host) {
             (None, false, false) => Ok(default),
             (Some(strategy), false, false) => IpStrategy::build(strategy)
                 .map(Self::Address)
-                .map_err(|problem| problem.under("sourceCriterion.ipStrategy")),
+                .map_err(|problems| problems.under("sourceCriterion.ipStrategy")),
             (None, true, false) => HeaderName::from_bytes(settings.request_header_name.as_bytes())
                 .map(Self::Header)
-                .map_err(|_| Problem::at("sourceCriterion.requestHeaderName", "is not a header name")),
+                .map_err(|_| Problem::at("sourceCriterion.requestHeaderName", "is not a header name").into()),
             (None, false, true) => Ok(Self::Host),
             _ => Err(Problem::at("sourceCriterion", "more than one criterion is set")
-                .with_help("keep one of ipStrategy, requestHeaderName and requestHost")),
+                .with_help("keep one of ipStrategy, requestHeaderName and requestHost")
+                .into()),
         }
     }
 

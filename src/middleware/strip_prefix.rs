@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware, field, path};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, each};
 
 /// What was taken off.
 pub(super) const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
@@ -49,16 +49,15 @@ impl Middleware for StripPrefix {
         deprecated.into_iter().collect()
     }
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let mut prefixes = Vec::with_capacity(settings.prefixes.len());
-        for (index, text) in settings.prefixes.iter().enumerate() {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let prefix = |(index, text): (usize, &String)| {
             let at = format!("prefixes[{index}]");
-            prefixes.push(Prefix {
-                path: path::from_settings(&at, text)?,
-                told: field::value(text.trim()).map_err(|message| Problem::at(at, message))?,
-            });
-        }
-        Ok(Self { prefixes: prefixes.into(), force_slash: settings.force_slash == Some(true) })
+            let path = path::from_settings(&at, text)?;
+            let told = field::value(text.trim()).map_err(|message| Problem::at(at, message))?;
+            Ok::<_, Problem>(Prefix { path, told })
+        };
+        let prefixes = each(settings.prefixes.iter().enumerate().map(prefix))?;
+        Ok(Self { prefixes, force_slash: settings.force_slash == Some(true) })
     }
 
     async fn on_request(&self, request: &mut RequestHeader, _: &mut Exchange) -> Flow {

@@ -8,7 +8,7 @@ use super::strip_prefix::strip;
 use super::{Flow, Kit, Middleware, path};
 use crate::exchange::Exchange;
 use crate::exchange::view::{raw_length, routing_path};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, each};
 use crate::units::Pattern;
 
 /// Settings of `stripPrefixRegex`.
@@ -30,11 +30,11 @@ pub struct StripPrefixRegex {
 impl Middleware for StripPrefixRegex {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
         let pattern = |(index, text): (usize, &String)| {
             Pattern::new(text.trim()).map_err(|message| Problem::at(format!("regex[{index}]"), message))
         };
-        Ok(Self { patterns: settings.regex.iter().enumerate().map(pattern).collect::<Result<_, _>>()? })
+        Ok(Self { patterns: each(settings.regex.iter().enumerate().map(pattern))? })
     }
 
     async fn on_request(&self, request: &mut RequestHeader, _: &mut Exchange) -> Flow {

@@ -9,7 +9,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{Flow, Kit, Middleware};
 use crate::exchange::{Client, Exchange, Original, TlsFacts};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::units::Name;
 
 /// A request and its exchange.
@@ -87,8 +87,13 @@ impl Call {
     }
 }
 
-/// Builds a middleware from JSON.
+/// Builds a middleware from JSON, or says what alone is wrong with it.
 pub(crate) fn build<M: Middleware>(settings: &str) -> Result<M, Problem> {
+    build_or_all(settings).map_err(Problems::only)
+}
+
+/// Builds a middleware from JSON, or says everything that is wrong with it.
+pub(crate) fn build_or_all<M: Middleware>(settings: &str) -> Result<M, Problems> {
     let settings: M::Settings = serde_json::from_str(settings).unwrap_or_else(|error| panic!("{settings}: {error}"));
     M::build(&settings, &Kit { name: &Name::from("test@file") })
 }

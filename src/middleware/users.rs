@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 use subtle::ConstantTimeEq;
 
 use super::fingerprint::fingerprint;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, each};
 use crate::units::Secret;
 
 /// Largest file of users, in bytes.
@@ -49,31 +49,32 @@ impl Users {
     /// Takes the list and the file together; the file wins where both name a user.
     ///
     /// # Errors
-    /// A problem under `users` or `usersFile`: an entry that cannot be read, or a file that cannot.
-    pub(crate) fn load(list: &[Secret], file: &str) -> Result<Self, Problem> {
+    /// Problems under `users` or `usersFile`: each entry that cannot be read, or a file that cannot.
+    pub(crate) fn load(list: &[Secret], file: &str) -> Result<Self, Problems> {
         if list.is_empty() && file.is_empty() {
-            return Err(Problem::at("users", "names nobody").with_help("give `users` or `usersFile`"));
+            return Err(Problem::at("users", "names nobody").with_help("give `users` or `usersFile`").into());
         }
-        let mut users = Self { by_name: HashMap::default(), users: Vec::new(), file: None };
-        for (index, entry) in list.iter().enumerate() {
-            let user =
-                entry.reveal().parse().map_err(|message: &str| Problem::at(format!("users[{index}]"), message))?;
-            users.put(user);
-        }
-        if !file.is_empty() {
-            let text = read_file(file).map_err(|message| Problem::at("usersFile", format!("`{file}` {message}")))?;
-            users.file = Some((file.into(), fingerprint(&[text.as_bytes()])));
-            for (number, line) in (1..).zip(text.lines()) {
-                let line = line.trim();
-                if line.is_empty() || line.starts_with('#') {
-                    continue;
-                }
-                let user = line.parse().map_err(|message: &str| {
-                    Problem::at("usersFile", format!("line {number} of `{file}`: {message}"))
-                })?;
-                users.put(user);
-            }
-        }
+        let listed = list.iter().enumerate().map(|(index, entry)| {
+            entry.reveal().parse().map_err(|message: &str| Problem::at(format!("users[{index}]"), message))
+        });
+        let text = match file {
+            "" => Ok(String::new()),
+            file => read_file(file).map_err(|message| Problem::at("usersFile", format!("`{file}` {message}"))),
+        };
+        let (text, unreadable) = match text {
+            Ok(text) => (text, None),
+            Err(problem) => (String::new(), Some(Err(problem))),
+        };
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let filed = lines.map(|(number, line)| {
+            line.parse()
+                .map_err(|message: &str| Problem::at("usersFile", format!("line {number} of `{file}`: {message}")))
+        });
+        let found: Vec<User> = each(listed.chain(unreadable).chain(filed))?;
+        let file = (!file.is_empty()).then(|| (file.into(), fingerprint(&[text.as_bytes()])));
+        let mut users = Self { by_name: HashMap::default(), users: Vec::new(), file };
+        found.into_iter().for_each(|user| users.put(user));
         Ok(users)
     }
 

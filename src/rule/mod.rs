@@ -35,8 +35,8 @@ impl Rule {
     /// Reads a rule.
     ///
     /// # Errors
-    /// What is wrong first, and where.
-    pub fn parse(text: &str, syntax: Syntax) -> Result<Self, RuleError> {
+    /// What is wrong and where, in order; at least one.
+    pub fn parse(text: &str, syntax: Syntax) -> Result<Self, Vec<RuleError>> {
         let build = |call: Call| {
             let names = names(syntax);
             let Some(name) = names.iter().find(|name| is_spelling_of(&call.name, name)) else {
@@ -242,19 +242,19 @@ pub(crate) mod tests {
     }
 
     fn check_syntax(rule: &str, syntax: Syntax, sample: &Sample, expected: bool, about: &str) {
-        let rule = Rule::parse(rule, syntax).unwrap_or_else(|error| panic!("{rule}: {error}"));
+        let rule = Rule::parse(rule, syntax).unwrap_or_else(|errors| panic!("{rule}: {errors:?}"));
         let view = sample.view();
         assert_eq!(rule.matches(&view), expected, "{rule} on {about}");
         assert_eq!(rule.first_failure(&view).is_none(), expected, "{rule} on {about}");
     }
 
     pub(crate) fn check_refused(rule: &str, part: &str) {
-        let error = Rule::parse(rule, Syntax::V3).expect_err(rule);
+        let error = &Rule::parse(rule, Syntax::V3).expect_err(rule)[0];
         assert!(error.message.contains(part), "{rule}: {error}");
     }
 
     pub(crate) fn check_v2_refused(rule: &str, part: &str) {
-        let error = Rule::parse(rule, Syntax::V2).expect_err(rule);
+        let error = &Rule::parse(rule, Syntax::V2).expect_err(rule)[0];
         assert!(error.message.contains(part), "{rule}: {error}");
     }
 
@@ -286,7 +286,7 @@ pub(crate) mod tests {
             ("Host(`a`, `b`)", Syntax::V3, 1, "Host(`…`) || Host(`…`)"),
             ("Frobnicate(`a`)", Syntax::V3, 1, "matchers are Host, "),
         ] {
-            let error = Rule::parse(rule, syntax).unwrap_err();
+            let error = &Rule::parse(rule, syntax).unwrap_err()[0];
             assert_eq!(error.column, column, "{rule}");
             assert!(error.help.as_deref().is_some_and(|text| text.contains(help)), "{rule}: {error:?}");
         }

@@ -8,6 +8,8 @@ use super::predicate::Predicate;
 pub const TEXT_LIMIT_BYTES: usize = 32 * 1024;
 /// Most matchers in a rule; every argument of a matcher that takes a list counts as one.
 pub const TERM_LIMIT: usize = 1024;
+/// Most mistakes that are told of one rule.
+const ERROR_LIMIT: usize = 20;
 /// Deepest nesting of parentheses and negations.
 pub const DEPTH_LIMIT: usize = 64;
 
@@ -24,29 +26,24 @@ pub struct Call {
 /// Reads a rule; `build` turns each call into the matchers that it stands for.
 ///
 /// # Errors
-/// What is wrong first, and where.
+/// What is wrong and where: each call that means nothing, up to the place from which on the rule cannot be read.
 pub fn parse<M>(
     text: &str,
     build: &dyn Fn(Call) -> Result<Predicate<M>, RuleError>,
-) -> Result<Predicate<M>, RuleError> {
+) -> Result<Predicate<M>, Vec<RuleError>> {
     if text.len() > TEXT_LIMIT_BYTES {
-        return Err(RuleError::new(1, format!("the rule is longer than {TEXT_LIMIT_BYTES} bytes")));
+        return Err(vec![RuleError::new(1, format!("the rule is longer than {TEXT_LIMIT_BYTES} bytes"))]);
     }
-    let mut lexer = Lexer::new(text);
-    let (token, column) = lexer.next_token()?;
-    if token == Token::End {
-        return Err(RuleError::new(1, "the rule is empty").with_help("a rule that matches all: PathPrefix(`/`)"));
+    let lexer = Lexer::new(text);
+    let mut parser = Parser { lexer, token: Token::End, column: 1, build, terms: 0, depth: 0, errors: Vec::new() };
+    match parser.whole() {
+        Ok(predicate) if parser.errors.is_empty() => Ok(predicate),
+        Ok(_) => Err(parser.errors),
+        Err(last) => {
+            parser.errors.push(last);
+            Err(parser.errors)
+        }
     }
-    let mut parser = Parser { lexer, token, column, build, terms: 0, depth: 0 };
-    let predicate = parser.alternatives()?;
-    if parser.token != Token::End {
-        let help = match parser.token {
-            Token::Close => "there is no `(` for it",
-            _ => "join matchers with `&&` or `||`",
-        };
-        return Err(parser.unexpected("`&&`, `||` or the end of the rule").with_help(help));
-    }
-    Ok(predicate)
 }
 
 struct Parser<'t, 'b, M> {
@@ -56,9 +53,37 @@ struct Parser<'t, 'b, M> {
     build: &'b dyn Fn(Call) -> Result<Predicate<M>, RuleError>,
     terms: usize,
     depth: usize,
+    /// Calls that mean nothing. The rest of the rule is read all the same.
+    errors: Vec<RuleError>,
 }
 
 impl<M> Parser<'_, '_, M> {
+    /// The rule from its first token to its last.
+    fn whole(&mut self) -> Result<Predicate<M>, RuleError> {
+        self.advance()?;
+        if self.token == Token::End {
+            return Err(RuleError::new(1, "the rule is empty").with_help("a rule that matches all: PathPrefix(`/`)"));
+        }
+        let predicate = self.alternatives()?;
+        if self.token != Token::End {
+            let help = match self.token {
+                Token::Close => "there is no `(` for it",
+                _ => "join matchers with `&&` or `||`",
+            };
+            return Err(self.unexpected("`&&`, `||` or the end of the rule").with_help(help));
+        }
+        Ok(predicate)
+    }
+
+    /// Notes a call that means nothing, and stands in for it.
+    fn skip(&mut self, error: RuleError) -> Result<Predicate<M>, RuleError> {
+        if self.errors.len() + 1 >= ERROR_LIMIT {
+            return Err(error);
+        }
+        self.errors.push(error);
+        Ok(Predicate::any(Vec::new()))
+    }
+
     fn advance(&mut self) -> Result<Token, RuleError> {
         let (token, column) = self.lexer.next_token()?;
         self.column = column;
@@ -135,6 +160,7 @@ impl<M> Parser<'_, '_, M> {
         }
         self.advance()?;
         let mut arguments = Vec::new();
+        let mut empty = None;
         while self.token != Token::Close {
             if !matches!(self.token, Token::Text(_)) {
                 return Err(self.unexpected("a string").with_help(format!("{name}(`…`)")));
@@ -142,7 +168,7 @@ impl<M> Parser<'_, '_, M> {
             let at = self.column;
             if let Token::Text(text) = self.advance()? {
                 if text.is_empty() {
-                    return Err(RuleError::new(at, format!("a parameter of `{name}` is empty")));
+                    empty = empty.or(Some(at));
                 }
                 arguments.push(text);
             }
@@ -155,10 +181,16 @@ impl<M> Parser<'_, '_, M> {
             }
         }
         self.advance()?;
-        if arguments.is_empty() {
-            return Err(RuleError::new(column, format!("`{name}` has no parameter")));
+        if let Some(at) = empty {
+            return self.skip(RuleError::new(at, format!("a parameter of `{name}` is empty")));
         }
-        let built = (self.build)(Call { name, arguments, column })?;
+        if arguments.is_empty() {
+            return self.skip(RuleError::new(column, format!("`{name}` has no parameter")));
+        }
+        let built = match (self.build)(Call { name, arguments, column }) {
+            Ok(built) => built,
+            Err(error) => return self.skip(error),
+        };
         self.terms += built.matchers().count();
         if self.terms > TERM_LIMIT {
             return Err(RuleError::new(column, format!("the rule has more than {TERM_LIMIT} matchers")));
@@ -172,7 +204,24 @@ mod tests {
     use super::*;
 
     fn words(text: &str) -> Result<Predicate<String>, RuleError> {
-        parse(text, &|call| Ok(Predicate::Is(format!("{}:{}", call.name, call.arguments.join("+")))))
+        let build = |call: Call| Ok(Predicate::Is(format!("{}:{}", call.name, call.arguments.join("+"))));
+        parse(text, &build).map_err(|mut errors| {
+            assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+            errors.remove(0)
+        })
+    }
+
+    #[test]
+    fn each_call_that_means_nothing_is_told() {
+        let build = |call: Call| match call.arguments.concat().as_str() {
+            "bad" => Err(RuleError::new(call.column, "bad")),
+            word => Ok(Predicate::Is(word.to_owned())),
+        };
+        let columns =
+            |text: &str| -> Vec<usize> { parse(text, &build).unwrap_err().iter().map(|error| error.column).collect() };
+        assert_eq!(columns("a(`bad`) && (b(`1`) || !c(`bad`)) && d(``) && e()"), [1, 25, 40, 47]);
+        assert_eq!(columns("a(`bad`) && b(`bad`"), [1, 20]);
+        assert_eq!(columns(&vec!["a(`bad`)"; 1000].join("||")).len(), ERROR_LIMIT);
     }
 
     #[test]

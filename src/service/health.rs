@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each, refuse};
 use crate::units::Duration;
 
 /// Most results that a change of mind may take.
@@ -110,56 +110,46 @@ impl Plan {
     /// Checks what is written.
     ///
     /// # Errors
-    /// If a setting has no meaning, or is one that cannot act.
-    pub fn build(settings: &Settings) -> Result<Self, Problem> {
-        if settings.mode == Mode::Grpc {
-            return Err(Problem::at("mode", "`grpc` is not supported").with_help("use `http` or `tcp`"));
-        }
-        let positive =
-            |path: &str, duration: Duration| duration.positive().ok_or_else(|| Problem::at(path, "must be above zero"));
-        let interval = positive("interval", settings.interval)?;
-        let unhealthy_interval = match settings.unhealthy_interval {
-            Some(duration) => positive("unhealthyInterval", duration)?,
-            None => interval,
+    /// Each setting that has no meaning, or is one that cannot act.
+    pub fn build(settings: &Settings) -> Result<Self, Problems> {
+        let status = settings.status.filter(|status| *status != 0);
+        let hostname = match settings.hostname.as_str() {
+            "" => Ok(None),
+            host => HeaderValue::from_str(host).map(Some).map_err(|_| Problem::at("hostname", "is not a valid host")),
         };
-        let jitter = settings.jitter.map_or(interval.min(unhealthy_interval) / 10, Duration::or_zero);
-        if jitter > interval.min(unhealthy_interval) {
-            return Err(Problem::at("jitter", "is longer than the interval"));
-        }
-        for (path, threshold) in [("rise", settings.rise), ("fall", settings.fall)] {
-            if !(1..=THRESHOLD_LIMIT).contains(&threshold) {
-                return Err(Problem::at(path, format!("must be between 1 and {THRESHOLD_LIMIT}")));
-            }
-        }
-        if settings.status.is_some_and(|status| status != 0 && !(200..600).contains(&status)) {
-            return Err(Problem::at("status", "is not a status that answers carry"));
-        }
-        if settings.port == Some(0) {
-            return Err(Problem::at("port", "0 is not a port"));
-        }
-        let mut headers = headers(&settings.headers)?;
-        let host = match settings.hostname.as_str() {
-            "" => headers.iter().find(|(name, _)| name == HOST).map(|(_, value)| value.clone()),
-            host => Some(HeaderValue::from_str(host).map_err(|_| Problem::at("hostname", "is not a valid host"))?),
-        };
+        let refused = each::<_, _, Vec<()>>([
+            refuse(settings.mode == Mode::Grpc, || {
+                Problem::at("mode", "`grpc` is not supported").with_help("use `http` or `tcp`")
+            }),
+            check_threshold("rise", settings.rise),
+            check_threshold("fall", settings.fall),
+            refuse(status.is_some_and(|status| !(200..600).contains(&status)), || {
+                Problem::at("status", "is not a status that answers carry")
+            }),
+            refuse(settings.port == Some(0), || Problem::at("port", "0 is not a port")),
+        ]);
+        let question = all((scheme(&settings.scheme), method(&settings.method), path(&settings.path), hostname));
+        let parts = all((refused, Rhythm::read(settings), question, headers(&settings.headers)));
+        let (_, rhythm, (scheme, method, path, hostname), mut headers) = parts?;
+        let host = hostname.or_else(|| headers.iter().find(|(name, _)| name == HOST).map(|(_, value)| value.clone()));
         headers.retain(|(name, _)| name != HOST);
         if !headers.iter().any(|(name, _)| name == USER_AGENT) {
             headers.push((USER_AGENT, HeaderValue::from_static("portcullis-health-check")));
         }
         Ok(Self {
             mode: settings.mode,
-            scheme: scheme(&settings.scheme)?,
-            method: method(&settings.method)?,
-            path: path(&settings.path)?,
-            status: settings.status.filter(|status| *status != 0),
+            scheme,
+            method,
+            path,
+            status,
             port: settings.port,
-            timeout: positive("timeout", settings.timeout)?,
+            timeout: rhythm.timeout,
             host,
             follows_redirects: settings.follow_redirects,
             headers,
-            interval,
-            unhealthy_interval,
-            jitter,
+            interval: rhythm.interval,
+            unhealthy_interval: rhythm.unhealthy_interval,
+            jitter: rhythm.jitter,
             rise: settings.rise,
             fall: settings.fall,
         })
@@ -175,6 +165,37 @@ impl Plan {
         let whole = if is_up { self.interval } else { self.unhealthy_interval };
         whole.saturating_sub(self.jitter.mul_f64(lot.clamp(0.0, 1.0)))
     }
+}
+
+/// The times of probes, checked.
+struct Rhythm {
+    interval: Span,
+    unhealthy_interval: Span,
+    jitter: Span,
+    timeout: Span,
+}
+
+impl Rhythm {
+    fn read(settings: &Settings) -> Result<Self, Problems> {
+        let positive =
+            |path: &str, duration: Duration| duration.positive().ok_or_else(|| Problem::at(path, "must be above zero"));
+        let unhealthy = settings.unhealthy_interval.map(|duration| positive("unhealthyInterval", duration));
+        let (interval, unhealthy, timeout) = all((
+            positive("interval", settings.interval),
+            unhealthy.transpose(),
+            positive("timeout", settings.timeout),
+        ))?;
+        let shorter = interval.min(unhealthy.unwrap_or(interval));
+        let jitter = settings.jitter.map_or(shorter / 10, Duration::or_zero);
+        refuse(jitter > shorter, || Problem::at("jitter", "is longer than the interval"))?;
+        Ok(Self { interval, unhealthy_interval: unhealthy.unwrap_or(interval), jitter, timeout })
+    }
+}
+
+fn check_threshold(path: &str, threshold: u32) -> Result<(), Problem> {
+    refuse(!(1..=THRESHOLD_LIMIT).contains(&threshold), || {
+        Problem::at(path, format!("must be between 1 and {THRESHOLD_LIMIT}"))
+    })
 }
 
 /// What the probes of one server have led to. Only the server's probe task writes it; requests read it.
@@ -266,13 +287,14 @@ fn path(written: &str) -> Result<PathAndQuery, Problem> {
     rooted.parse().map_err(|_| Problem::at("path", format!("`{written}` is not a valid path")))
 }
 
-fn headers(written: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
+fn headers(written: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, Problems> {
     let read = |(name, value): (&String, &String)| {
         let here = |message: &str| Problem::at(format!("headers.{name}"), message);
         let field = HeaderName::from_bytes(name.as_bytes()).map_err(|_| here("is not the name of a header field"))?;
-        Ok((field, HeaderValue::from_str(value).map_err(|_| here("has a value that no header field can carry"))?))
+        let value = HeaderValue::from_str(value).map_err(|_| here("has a value that no header field can carry"))?;
+        Ok::<_, Problem>((field, value))
     };
-    written.iter().map(read).collect()
+    each(written.iter().map(read))
 }
 
 #[cfg(test)]
@@ -362,7 +384,7 @@ mod tests {
             (r#"{"headers": {"a b": "c"}}"#, "headers.a b"),
             (r#"{"interval": "1s", "jitter": "2s"}"#, "jitter"),
         ] {
-            let problem = Plan::build(&serde_json::from_str(json).unwrap()).map(|_| ()).unwrap_err();
+            let problem = Plan::build(&serde_json::from_str(json).unwrap()).map(|_| ()).unwrap_err().only();
             assert_eq!(problem.path, path, "{json}");
         }
         assert!(serde_json::from_str::<Settings>(r#"{"intervall": 1}"#).is_err());

@@ -139,6 +139,7 @@ mod tests {
     use super::*;
     use crate::exchange::{Client, Original};
     use crate::observe::meters::ServiceMeters;
+    use crate::problem::Problems;
 
     pub(super) fn request(headers: &[(&'static str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build(Method::GET, b"/", None).unwrap();
@@ -171,7 +172,7 @@ mod tests {
         exchange_of(1)
     }
 
-    pub(super) fn build(json: &str, previous: Option<&Arc<ServerPool>>) -> Result<Arc<ServerPool>, Problem> {
+    pub(super) fn build(json: &str, previous: Option<&Arc<ServerPool>>) -> Result<Arc<ServerPool>, Problems> {
         let transport = Transport::build(&transport::Settings::default()).unwrap();
         let meters = Arc::new(ServiceMeters::default());
         ServerPool::build(&Name::from("web@file"), &serde_json::from_str(json).unwrap(), transport, meters, previous)

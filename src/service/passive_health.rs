@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, refuse};
 use crate::units::Duration;
 
 /// Most failures that are remembered per server.
@@ -32,12 +32,12 @@ impl Settings {
     ///
     /// # Errors
     /// If there is no window, or the number of attempts is zero or beyond memory.
-    pub fn window_millis(&self) -> Result<u64, Problem> {
-        let window =
-            self.failure_window.positive().ok_or_else(|| Problem::at("failureWindow", "must be above zero"))?;
-        if !(1..=ATTEMPTS_LIMIT).contains(&self.max_failed_attempts) {
-            return Err(Problem::at("maxFailedAttempts", format!("must be between 1 and {ATTEMPTS_LIMIT}")));
-        }
+    pub fn window_millis(&self) -> Result<u64, Problems> {
+        let window = self.failure_window.positive().ok_or_else(|| Problem::at("failureWindow", "must be above zero"));
+        let attempts = refuse(!(1..=ATTEMPTS_LIMIT).contains(&self.max_failed_attempts), || {
+            Problem::at("maxFailedAttempts", format!("must be between 1 and {ATTEMPTS_LIMIT}"))
+        });
+        let (window, ()) = all((window, attempts))?;
         Ok(u64::try_from(window.as_millis()).unwrap_or(u64::MAX).max(1))
     }
 }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn senseless_limits_are_refused() {
-        let path = |json| serde_json::from_str::<Settings>(json).unwrap().window_millis().unwrap_err().path;
+        let path = |json| serde_json::from_str::<Settings>(json).unwrap().window_millis().unwrap_err().only().path;
         assert_eq!(path(r#"{"failureWindow": 0}"#), "failureWindow");
         assert_eq!(path(r#"{"maxFailedAttempts": 0}"#), "maxFailedAttempts");
         assert_eq!(Settings::default().window_millis(), Ok(10_000));

@@ -24,7 +24,7 @@ use super::strategy::{AnyStrategy, Field, Kind};
 use super::transport::Transport;
 use crate::exchange::{AttemptOutcome, Exchange, Fault};
 use crate::observe::meters::ServiceMeters;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each};
 use crate::units::{Duration, Name};
 
 /// Most servers of one pool.
@@ -131,41 +131,40 @@ impl ServerPool {
     /// their health, their requests in flight, what was measured of them and their addresses.
     ///
     /// # Errors
-    /// If a setting has no meaning, or is one that cannot act.
+    /// Each setting that has no meaning, or is one that cannot act.
     pub fn build(
         name: &Name,
         settings: &Settings,
         transport: Arc<Transport>,
         meters: Arc<ServiceMeters>,
         previous: Option<&Arc<Self>>,
-    ) -> Result<Arc<Self>, Problem> {
-        if settings.servers.len() > SERVERS_LIMIT {
-            return Err(Problem::at("servers", format!("has more than {SERVERS_LIMIT} entries")));
-        }
-        let plan = settings.health_check.as_ref().map(Plan::build).transpose();
-        let passive = settings.passive_health_check.as_ref();
-        let window = passive.map(passive_health::Settings::window_millis).transpose();
-        let members = members(settings, &transport, previous)?;
-        let cookie = settings.sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref());
-        let urls: Vec<_> = members.iter().map(|member| member.server.url()).collect();
-        let sticky = cookie.map(|cookie| Sticky::build(cookie, name.as_str(), &urls)).transpose();
+    ) -> Result<Arc<Self>, Problems> {
+        let Parts { plan, window, members, sticky, key } = Parts::read(name, settings, &transport, previous)?;
         let unanswered = members.iter().filter(|member| !member.server.addresses().is_known()).count();
         Ok(Arc::new(Self {
             name: name.clone(),
             strategy: AnyStrategy::new(settings.strategy, &members),
-            key: hash_key(settings)?,
-            sticky: sticky.map_err(|problem| problem.under("sticky"))?,
-            plan: plan.map_err(|problem| problem.under("healthCheck"))?,
-            window: window.map_err(|problem| problem.under("passiveHealthCheck"))?,
+            key,
+            sticky,
+            plan,
+            window,
             pass_host_header: settings.pass_host_header,
             flush_interval: settings.response_forwarding.flush_interval,
             health_check: settings.health_check.clone(),
-            passive: passive.cloned(),
+            passive: settings.passive_health_check.clone(),
             members,
             transport,
             meters,
             tasks: Tasks::new(unanswered, previous),
         }))
+    }
+
+    /// Finds what is wrong with `settings`, and builds nothing.
+    ///
+    /// # Errors
+    /// As for [`ServerPool::build`].
+    pub fn check(name: &Name, settings: &Settings, transport: &Transport) -> Result<(), Problems> {
+        Parts::read(name, settings, transport, None).map(drop)
     }
 
     /// Picks the server for one attempt. See [`super::Service::select`].
@@ -409,20 +408,54 @@ impl Tasks {
     }
 }
 
+/// What a pool is made of, read and checked.
+struct Parts {
+    plan: Option<Plan>,
+    window: Option<u64>,
+    members: Box<[Member]>,
+    sticky: Option<Sticky>,
+    key: HashKey,
+}
+
+impl Parts {
+    fn read(
+        name: &Name,
+        settings: &Settings,
+        transport: &Transport,
+        previous: Option<&Arc<ServerPool>>,
+    ) -> Result<Self, Problems> {
+        let plan = settings.health_check.as_ref().map(Plan::build).transpose();
+        let window = settings.passive_health_check.as_ref().map(passive_health::Settings::window_millis).transpose();
+        let cookie = settings.sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref());
+        let urls: Vec<_> = settings.servers.iter().map(|server| &*server.url).collect();
+        let sticky = cookie.map(|cookie| Sticky::build(cookie, name.as_str(), &urls)).transpose();
+        let (members, key, sticky, plan, window) = all((
+            members(settings, transport, previous),
+            hash_key(settings),
+            sticky.map_err(|problems| problems.under("sticky")),
+            plan.map_err(|problems| problems.under("healthCheck")),
+            window.map_err(|problems| problems.under("passiveHealthCheck")),
+        ))?;
+        Ok(Self { plan, window, members, sticky, key })
+    }
+}
+
 /// The members as written; servers that `previous` has are kept, each at most once.
 fn members(
     settings: &Settings,
     transport: &Transport,
     previous: Option<&Arc<ServerPool>>,
-) -> Result<Box<[Member]>, Problem> {
+) -> Result<Box<[Member]>, Problems> {
+    if settings.servers.len() > SERVERS_LIMIT {
+        return Err(Problem::at("servers", format!("has more than {SERVERS_LIMIT} entries")).into());
+    }
     let mut known = hashbrown::HashMap::<&str, Vec<&Member>>::new();
     let passive_is_same = previous.is_some_and(|pool| pool.passive == settings.passive_health_check);
     for member in previous.iter().flat_map(|pool| pool.members.iter().rev()) {
         known.entry(member.server.url()).or_default().push(member);
     }
-    let mut members = Vec::with_capacity(settings.servers.len());
-    for (at, written) in settings.servers.iter().enumerate() {
-        let fresh = Server::build(written, transport).map_err(|problem| problem.under(&format!("servers[{at}]")))?;
+    each(settings.servers.iter().enumerate().map(|(at, written)| {
+        let fresh = Server::build(written, transport).map_err(|problems| problems.under(&format!("servers[{at}]")))?;
         let old = known.get_mut(written.url.as_str()).and_then(Vec::pop);
         let old = old.filter(|old| old.server.is_same(written, transport));
         let kept = old.and_then(|old| old.failures.clone()).filter(|_| passive_is_same);
@@ -431,9 +464,8 @@ fn members(
             .passive_health_check
             .as_ref()
             .map(|passive| kept.unwrap_or_else(|| Arc::new(Failures::new(passive.max_failed_attempts))));
-        members.push(Member::new(server, clamp_weight(written.weight), failures));
-    }
-    Ok(members.into())
+        Ok::<_, Problems>(Member::new(server, clamp_weight(written.weight), failures))
+    }))
 }
 
 /// What clients are told apart by; only where a strategy asks for it.

@@ -20,7 +20,7 @@ use super::transport::Transport;
 use super::upgrade;
 use super::url::{Protocol, Url};
 use crate::exchange::Fault;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, refuse};
 
 /// Heaviest server.
 pub const WEIGHT_LIMIT: i64 = 1_000_000;
@@ -30,6 +30,7 @@ pub const WEIGHT_LIMIT: i64 = 1_000_000;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
     /// `http://host:port`, `https://…`, or `h2c://…` for HTTP/2 without TLS.
+    #[serde(default)]
     pub url: String,
     /// Its share of the requests. Zero or less: none but those of its sticky clients.
     #[serde(default = "one", skip_serializing_if = "is_one")]
@@ -77,13 +78,8 @@ impl Server {
     ///
     /// # Errors
     /// If the URL is not one of a server, or the weight has no meaning.
-    pub fn build(settings: &Settings, transport: &Transport) -> Result<Self, Problem> {
-        let url = Url::parse(&settings.url).map_err(|message| Problem::at("url", message))?;
-        if settings.weight > WEIGHT_LIMIT {
-            return Err(Problem::at("weight", format!("is above {WEIGHT_LIMIT}")));
-        }
-        let host_header =
-            HeaderValue::from_str(url.authority).map_err(|_| Problem::at("url", "its host is not a valid name"))?;
+    pub fn build(settings: &Settings, transport: &Transport) -> Result<Self, Problems> {
+        let ((), (url, host_header)) = all((check_weight(settings.weight), read_url(&settings.url)))?;
         Ok(Self {
             id: fnv1a(FNV_START, settings.url.as_bytes()),
             url: settings.url.as_str().into(),
@@ -309,6 +305,21 @@ pub(super) fn millis(now: Instant) -> u64 {
         now.checked_sub(Span::from_secs(3600)).unwrap_or(now)
     });
     u64::try_from(now.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// What no member of a pool may weigh.
+pub(super) fn check_weight(weight: i64) -> Result<(), Problem> {
+    refuse(weight > WEIGHT_LIMIT, || Problem::at("weight", format!("is above {WEIGHT_LIMIT}")))
+}
+
+fn read_url(text: &str) -> Result<(Url<'_>, HeaderValue), Problem> {
+    if text.is_empty() {
+        return Err(Problem::at("url", "is missing"));
+    }
+    let url = Url::parse(text).map_err(|message| Problem::at("url", message))?;
+    let host_header =
+        HeaderValue::from_str(url.authority).map_err(|_| Problem::at("url", "its host is not a valid name"))?;
+    Ok((url, host_header))
 }
 
 #[cfg(test)]

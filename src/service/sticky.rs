@@ -9,7 +9,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 
 /// `sticky` as written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,8 +74,8 @@ impl Sticky {
     /// The cookie of `service` (its qualified name), for members with these names: URLs or service names.
     ///
     /// # Errors
-    /// If an attribute has no meaning.
-    pub fn build(cookie: &Cookie, service: &str, members: &[&str]) -> Result<Self, Problem> {
+    /// Each attribute that has no meaning.
+    pub fn build(cookie: &Cookie, service: &str, members: &[&str]) -> Result<Self, Problems> {
         let name = cookie_name(&cookie.name, service);
         let attributes = attributes(cookie)?;
         let mut by_value = HashMap::with_capacity_and_hasher(members.len() * 5, ahash::RandomState::new());
@@ -141,18 +141,28 @@ fn cookie_name(written: &str, service: &str) -> String {
     written.chars().map(|c| if is_token(c) { c } else { '_' }).collect()
 }
 
-fn attributes(cookie: &Cookie) -> Result<String, Problem> {
+fn attributes(cookie: &Cookie) -> Result<String, Problems> {
     let carried = |path: &str, text: &str| {
         let is_clean = text.bytes().all(|byte| (0x20..0x7f).contains(&byte) && byte != b';');
         if is_clean { Ok(()) } else { Err(Problem::at(path, "holds characters that no cookie can carry")) }
     };
+    let path = cookie.path.as_deref().unwrap_or_default();
+    let same_site = match cookie.same_site.to_ascii_lowercase().as_str() {
+        "" => Ok(""),
+        "none" => Ok("; SameSite=None"),
+        "lax" => Ok("; SameSite=Lax"),
+        "strict" => Ok("; SameSite=Strict"),
+        _ => {
+            let message = format!("`{}` is not one of `none`, `lax`, `strict`", cookie.same_site);
+            Err(Problem::at("cookie.sameSite", message))
+        }
+    };
+    let ((), (), same_site) = all((carried("cookie.path", path), carried("cookie.domain", &cookie.domain), same_site))?;
     let mut text = String::new();
-    if let Some(path) = cookie.path.as_deref().filter(|path| !path.is_empty()) {
-        carried("cookie.path", path)?;
+    if !path.is_empty() {
         text += &format!("; Path={path}");
     }
     if !cookie.domain.is_empty() {
-        carried("cookie.domain", &cookie.domain)?;
         // RFC 6265 §5.2.3: a leading dot means nothing.
         text += &format!("; Domain={}", cookie.domain.strip_prefix('.').unwrap_or(&cookie.domain));
     }
@@ -166,19 +176,7 @@ fn attributes(cookie: &Cookie) -> Result<String, Problem> {
     if cookie.secure {
         text += "; Secure";
     }
-    text += match cookie.same_site.to_ascii_lowercase().as_str() {
-        "" => "",
-        "none" => "; SameSite=None",
-        "lax" => "; SameSite=Lax",
-        "strict" => "; SameSite=Strict",
-        _ => {
-            return Err(Problem::at(
-                "cookie.sameSite",
-                format!("`{}` is not one of `none`, `lax`, `strict`", cookie.same_site),
-            ));
-        }
-    };
-    Ok(text)
+    Ok(text + same_site)
 }
 
 /// The value that is given out: 16 hexadecimal digits of SHA-256.

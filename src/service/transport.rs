@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each, refuse};
 use crate::units::{Duration, Secret};
 
 /// Largest certificate or key file that is read, in bytes.
@@ -119,9 +119,10 @@ impl Transport {
     /// Reads the certificates that `settings` name.
     ///
     /// # Errors
-    /// If a file cannot be read or holds no certificate, if a key does not fit, or if a setting cannot act.
-    pub fn build(settings: &Settings) -> Result<Arc<Self>, Problem> {
-        refuse_what_cannot_act(settings)?;
+    /// Each file that cannot be read or holds no certificate, a key that does not fit, and each setting that cannot act.
+    pub fn build(settings: &Settings) -> Result<Arc<Self>, Problems> {
+        let ((), roots, client_certificate) =
+            all((refuse_what_cannot_act(settings), read_roots(settings), client_certificate(settings)))?;
         let mut identity = Sha256::new();
         identity.update(format!("{settings:?}"));
 
@@ -130,27 +131,20 @@ impl Transport {
         options.max_h2_streams = H2_STREAMS;
         options.verify_cert = !settings.insecure_skip_verify;
         options.verify_hostname = !settings.insecure_skip_verify;
-        let roots = read_roots(settings)?;
         roots.iter().for_each(|root| identity.update(root));
         if !roots.is_empty() {
             options.ca = Some(roots.into_iter().map(|der| WrappedX509::new(der.to_vec(), parse_x509)).collect());
         }
-        let client_certificate = match settings.certificates.as_slice() {
-            [] => None,
-            [certificate] => {
-                let read = read_client_certificate(certificate).map_err(|p| p.under("certificates[0]"))?;
-                identity.update(read.leaf().borrow_raw_cert());
-                identity.update(read.key());
-                Some(Arc::new(read))
-            }
-            _ => return Err(Problem::at("certificates", "only one client certificate can be shown")),
-        };
+        if let Some(certificate) = &client_certificate {
+            identity.update(certificate.leaf().borrow_raw_cert());
+            identity.update(certificate.key());
+        }
         if settings.max_idle_conns_per_host < 0 {
             options.idle_timeout = Some(Span::ZERO);
         }
         Ok(Arc::new(Self {
             server_name: Some(settings.server_name.as_str()).filter(|name| !name.is_empty()).map(Box::from),
-            client_certificate,
+            client_certificate: client_certificate.map(Arc::new),
             offers_h2: settings.disable_http2 == Some(false),
             idle_limit: usize::try_from(settings.max_idle_conns_per_host).ok().filter(|limit| *limit > 0),
             options,
@@ -175,30 +169,31 @@ impl fmt::Debug for Transport {
     }
 }
 
-fn refuse_what_cannot_act(settings: &Settings) -> Result<(), Problem> {
+fn refuse_what_cannot_act(settings: &Settings) -> Result<(), Problems> {
     let versions = |path: &str, written: &str, only: &str| match written {
         "" => Ok(()),
         version if version == only => Ok(()),
         version => Err(Problem::at(path, format!("`{version}` cannot be honoured: TLS 1.2 and 1.3 are spoken"))
             .with_help(format!("leave it out or write `{only}`"))),
     };
-    versions("minVersion", &settings.min_version, "VersionTLS12")?;
-    versions("maxVersion", &settings.max_version, "VersionTLS13")?;
-    for (path, is_set) in [
+    let unsupported = [
         ("cipherSuites", !settings.cipher_suites.is_empty()),
         ("peerCertURI", !settings.peer_cert_uri.is_empty()),
         ("peerCertSANs", !settings.peer_cert_sans.is_empty()),
         ("spiffe", settings.spiffe.is_some()),
-    ] {
-        if is_set {
-            return Err(Problem::at(path, "is not supported for connections to servers"));
-        }
-    }
-    if settings.forwarding_timeouts.ping_timeout != ForwardingTimeouts::default().ping_timeout {
-        return Err(Problem::at("forwardingTimeouts.pingTimeout", "is fixed: an unanswered ping counts after 5 s")
-            .with_help("leave it out"));
-    }
-    Ok(())
+    ];
+    let unsupported = unsupported
+        .map(|(path, is_set)| refuse(is_set, || Problem::at(path, "is not supported for connections to servers")));
+    let ping_timeout = settings.forwarding_timeouts.ping_timeout;
+    let ping = refuse(ping_timeout != ForwardingTimeouts::default().ping_timeout, || {
+        Problem::at("forwardingTimeouts.pingTimeout", "is fixed: an unanswered ping counts after 5 s")
+            .with_help("leave it out")
+    });
+    let versions = [
+        versions("minVersion", &settings.min_version, "VersionTLS12"),
+        versions("maxVersion", &settings.max_version, "VersionTLS13"),
+    ];
+    each(versions.into_iter().chain(unsupported).chain([ping]))
 }
 
 fn set_timeouts(options: &mut PeerOptions, timeouts: &ForwardingTimeouts) {
@@ -219,17 +214,18 @@ fn set_timeouts(options: &mut PeerOptions, timeouts: &ForwardingTimeouts) {
     });
 }
 
-fn read_roots(settings: &Settings) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let mut roots = Vec::new();
-    for (at, written) in settings.root_cas.iter().enumerate() {
+fn read_roots(settings: &Settings) -> Result<Vec<CertificateDer<'static>>, Problems> {
+    let read = |(at, written): (usize, &String)| {
         let here = |message: String| Problem::at(format!("rootCAs[{at}]"), message);
         let found = certificates(&read_pem(written).map_err(here)?).map_err(here)?;
         let mut store = RootCertStore::empty();
         for root in &found {
             store.add(root.clone()).map_err(|error| here(format!("is not an authority's certificate: {error}")))?;
         }
-        roots.extend(found);
-    }
+        Ok::<_, Problem>(found)
+    };
+    let files: Vec<_> = each(settings.root_cas.iter().enumerate().map(read))?;
+    let mut roots: Vec<_> = files.into_iter().flatten().collect();
     if roots.is_empty() && settings.insecure_skip_verify {
         // rustls wants some authority even when it is not asked, and a minimal image has none.
         roots.extend(certificates(PLACEHOLDER_AUTHORITY.as_bytes()).map_err(|m| Problem::at("insecureSkipVerify", m))?);
@@ -237,20 +233,32 @@ fn read_roots(settings: &Settings) -> Result<Vec<CertificateDer<'static>>, Probl
     Ok(roots)
 }
 
-fn read_client_certificate(written: &Certificate) -> Result<CertKey, Problem> {
+fn client_certificate(settings: &Settings) -> Result<Option<CertKey>, Problems> {
+    match settings.certificates.as_slice() {
+        [] => Ok(None),
+        [certificate] => {
+            read_client_certificate(certificate).map(Some).map_err(|problems| problems.under("certificates[0]"))
+        }
+        _ => Err(Problem::at("certificates", "only one client certificate can be shown").into()),
+    }
+}
+
+fn read_client_certificate(written: &Certificate) -> Result<CertKey, Problems> {
     let chain = read_pem(&written.cert_file)
         .and_then(|pem| certificates(&pem))
-        .map_err(|message| Problem::at("certFile", message))?;
+        .map_err(|message| Problem::at("certFile", message));
     let key = read_pem(written.key_file.reveal())
         .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|error| format!("holds no private key: {error}")))
-        .map_err(|message| Problem::at("keyFile", message))?;
+        .map_err(|message| Problem::at("keyFile", message));
+    let (chain, key) = all((chain, key))?;
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
         .map_err(|error| Problem::at("keyFile", format!("does not fit the certificate: {error}")))?;
     // Pingora guesses the key's form from its bytes for each connection; a guess that fails would panic there.
     let der = key.secret_der().to_vec();
     if PrivateKeyDer::try_from(der.clone()).is_err() {
-        return Err(Problem::at("keyFile", "is in a form that is not understood").with_help("convert it to PKCS#8"));
+        let problem = Problem::at("keyFile", "is in a form that is not understood");
+        return Err(problem.with_help("convert it to PKCS#8").into());
     }
     Ok(CertKey::new(chain.into_iter().map(|der| der.to_vec()).collect(), der))
 }
@@ -317,8 +325,11 @@ mod tests {
             (r#"{"rootCAs": ["/no/such/file"]}"#, "rootCAs[0]"),
             (r#"{"rootCAs": ["-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]}"#, "rootCAs[0]"),
             (r#"{"rootCAs": ["-----BEGIN CERTIFICATE-----\n"]}"#, "rootCAs[0]"),
-            (r#"{"certificates": [{"certFile": "/no/such", "keyFile": "/no/such"}]}"#, "certificates[0].certFile"),
-            (r#"{"certificates": [{}]}"#, "certificates[0].certFile"),
+            (
+                r#"{"certificates": [{"certFile": "/no/such", "keyFile": "/no/such"}]}"#,
+                "certificates[0].certFile certificates[0].keyFile",
+            ),
+            (r#"{"certificates": [{}]}"#, "certificates[0].certFile certificates[0].keyFile"),
             (r#"{"certificates": [{}, {}]}"#, "certificates"),
             (r#"{"minVersion": "VersionTLS13"}"#, "minVersion"),
             (r#"{"maxVersion": "VersionTLS12"}"#, "maxVersion"),
@@ -326,8 +337,14 @@ mod tests {
             (r#"{"peerCertURI": "spiffe://a"}"#, "peerCertURI"),
             (r#"{"spiffe": {}}"#, "spiffe"),
             (r#"{"forwardingTimeouts": {"pingTimeout": "3s"}}"#, "forwardingTimeouts.pingTimeout"),
+            (
+                r#"{"minVersion": "VersionTLS13", "rootCAs": ["", "/no/such"], "spiffe": {}}"#,
+                "minVersion spiffe rootCAs[0] rootCAs[1]",
+            ),
         ] {
-            assert_eq!(Transport::build(&written(json)).map(|_| ()).unwrap_err().path, path, "{json}");
+            let found = Transport::build(&written(json)).map(|_| ()).unwrap_err();
+            let paths: Vec<_> = found.iter().map(|problem| &*problem.path).collect();
+            assert_eq!(paths.join(" "), path, "{json}");
         }
         assert!(serde_json::from_str::<Settings>(r#"{"rootCA": []}"#).is_err());
     }
@@ -344,7 +361,7 @@ mod tests {
         assert!(transport.client_certificate.is_some());
 
         settings.certificates[0].key_file = Secret::new(other.signing_key.serialize_pem());
-        assert_eq!(Transport::build(&settings).map(|_| ()).unwrap_err().path, "certificates[0].keyFile");
+        assert_eq!(Transport::build(&settings).map(|_| ()).unwrap_err().only().path, "certificates[0].keyFile");
     }
 
     #[test]

@@ -7,12 +7,12 @@ use pingora::http::RequestHeader;
 use serde::{Deserialize, Serialize};
 
 use super::selection::Selection;
-use super::server::WEIGHT_LIMIT;
+use super::server::check_weight;
 use super::sticky::{self, Sticky};
 use super::strategy::wheel::Wheel;
 use super::{Service, clamp_weight};
 use crate::exchange::{Exchange, Fault};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each};
 use crate::units::Name;
 
 /// `weighted` as written.
@@ -34,6 +34,7 @@ pub struct Settings {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Share {
     /// A service.
+    #[serde(default = "unnamed")]
     pub name: Name,
     /// Its share of the requests. Zero or less: none but those of its sticky clients.
     #[serde(default = "one")]
@@ -42,6 +43,10 @@ pub struct Share {
 
 const fn one() -> i64 {
     1
+}
+
+fn unnamed() -> Name {
+    Name::from("")
 }
 
 /// `healthCheck` of a service made of services: it has no settings.
@@ -62,32 +67,36 @@ impl Weighted {
     /// Builds the service `name`; `child` finds the services it is made of.
     ///
     /// # Errors
-    /// If a child cannot be had, or answers by itself instead of having servers.
+    /// Each child that cannot be had, or answers by itself instead of having servers.
     pub fn build(
         name: &Name,
         settings: &Settings,
         mut child: impl FnMut(&Name) -> Result<Arc<Service>, Problem>,
-    ) -> Result<Arc<Self>, Problem> {
-        let mut shares = Vec::with_capacity(settings.services.len());
-        for (at, share) in settings.services.iter().enumerate() {
-            if share.weight > WEIGHT_LIMIT {
-                return Err(Problem::at(format!("services[{at}].weight"), format!("is above {WEIGHT_LIMIT}")));
-            }
-            let service = child(&share.name).map_err(|problem| problem.under(&format!("services[{at}].name")))?;
-            if matches!(*service, Service::Internal(_)) {
-                return Err(Problem::at(format!("services[{at}].name"), "an internal service has no servers to share"));
-            }
-            shares.push((service, clamp_weight(share.weight)));
-        }
+    ) -> Result<Arc<Self>, Problems> {
+        let shares = settings.services.iter().enumerate().map(|(at, share)| {
+            let service = match child(&share.name) {
+                _ if share.name.is_empty() => Err(Problem::at("", "is missing")),
+                Ok(service) if matches!(*service, Service::Internal(_)) => {
+                    Err(Problem::at("", "an internal service has no servers to share"))
+                }
+                found => found,
+            };
+            let service = service.map_err(|problem| problem.under("name"));
+            let ((), service) = all((check_weight(share.weight), service))
+                .map_err(|problems| problems.under(&format!("services[{at}]")))?;
+            Ok::<_, Problems>((service, clamp_weight(share.weight)))
+        });
         let cookie = settings.sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref());
         // Cookies were made of names as their authors wrote them: without the provider, as a rule.
         let names: Vec<_> = settings.services.iter().map(|share| share.name.local()).collect();
         let sticky = cookie.map(|cookie| Sticky::build(cookie, name.as_str(), &names)).transpose();
+        let sticky = sticky.map_err(|problems| problems.under("sticky"));
+        let (shares, sticky) = all((each::<_, _, Vec<_>>(shares), sticky))?;
         Ok(Arc::new(Self {
             name: name.clone(),
             wheel: Wheel::new(shares.iter().map(|(_, weight)| *weight).collect()),
             shares: shares.into(),
-            sticky: sticky.map_err(|problem| problem.under("sticky"))?,
+            sticky,
         }))
     }
 
@@ -144,7 +153,7 @@ mod tests {
     use super::super::tests::{exchange, pool, request};
     use super::*;
 
-    fn weighted(json: &str, children: &[(&str, &Arc<Service>)]) -> Result<Arc<Weighted>, Problem> {
+    fn weighted(json: &str, children: &[(&str, &Arc<Service>)]) -> Result<Arc<Weighted>, Problems> {
         let child = |name: &Name| {
             let found = children.iter().find(|(known, _)| *known == name.as_str());
             found.map(|(_, service)| (*service).clone()).ok_or_else(|| Problem::at("", "no such service"))
@@ -196,7 +205,7 @@ mod tests {
     #[test]
     fn problems_name_the_child() {
         let a = service("http://10.0.0.1");
-        let path = |json: &str| weighted(json, &[("a", &a)]).map(|_| ()).unwrap_err().path;
+        let path = |json: &str| weighted(json, &[("a", &a)]).map(|_| ()).unwrap_err().only().path;
         assert_eq!(path(r#"{"services": [{"name": "a"}, {"name": "b"}]}"#), "services[1].name");
         assert_eq!(path(r#"{"services": [{"name": "a", "weight": 1000001}]}"#), "services[0].weight");
         assert_eq!(

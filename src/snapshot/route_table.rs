@@ -304,7 +304,7 @@ mod tests {
 
     fn table(rules: &[String], syntax: Syntax) -> RouteTable<Only> {
         let route = |text: &String| {
-            let rule = Rule::parse(text, syntax).unwrap_or_else(|error| panic!("{text}: {error}"));
+            let rule = Rule::parse(text, syntax).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
             Arc::new(Only { text: text.clone(), rule })
         };
         RouteTable::build(rules.iter().map(route).collect())

@@ -29,6 +29,11 @@ impl Name {
         if self.0.contains('@') { self.clone() } else { Self::qualified(&self.0, provider) }
     }
 
+    /// Whether nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The whole name.
     pub fn as_str(&self) -> &str {
         &self.0

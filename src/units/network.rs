@@ -21,16 +21,17 @@ impl Networks {
     /// Reads addresses and CIDR blocks.
     ///
     /// # Errors
-    /// The index of the first entry that is neither, and a sentence about it.
-    pub fn parse<S: AsRef<str>>(entries: &[S]) -> Result<Self, (usize, String)> {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    /// The index of each entry that is neither, and a sentence about it.
+    pub fn parse<S: AsRef<str>>(entries: &[S]) -> Result<Self, Vec<(usize, String)>> {
+        let (mut v4, mut v6, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
         for (index, entry) in entries.iter().enumerate() {
-            match parse_network(entry.as_ref()).map_err(|message| (index, message))? {
-                IpNet::V4(net) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
-                IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+            match parse_network(entry.as_ref()) {
+                Ok(IpNet::V4(net)) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
+                Ok(IpNet::V6(net)) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+                Err(message) => wrong.push((index, message)),
             }
         }
-        Ok(Self { v4: merged(v4), v6: merged(v6) })
+        if wrong.is_empty() { Ok(Self { v4: merged(v4), v6: merged(v6) }) } else { Err(wrong) }
     }
 
     /// Whether `address` is in any of the networks.
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn names_the_entry_that_is_wrong() {
-        assert_eq!(Networks::parse(&["10.0.0.0/8", "10.0.0.0/33"]).unwrap_err().0, 1);
-        assert_eq!(Networks::parse(&["010.0.0.1"]).unwrap_err().0, 0);
+        assert_eq!(Networks::parse(&["10.0.0.0/8", "10.0.0.0/33"]).unwrap_err()[0].0, 1);
+        assert_eq!(Networks::parse(&["010.0.0.1"]).unwrap_err()[0].0, 0);
     }
 }

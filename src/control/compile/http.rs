@@ -55,6 +55,12 @@ pub(super) fn build(
     for (name, router) in &routing.http.routers {
         work.add(name, router);
     }
+    for (name, remains) in &routing.http.broken.routers {
+        if let Some(router) = &remains.rest {
+            let entry_points = work.entry_points(name, router);
+            work.inspect(name, router, &entry_points);
+        }
+    }
     let Work { routes, members, doubts, .. } = work;
     let tables = members.into_iter().enumerate().map(|(index, members)| {
         let before = previous.and_then(|built| built.snapshot.http.get(index));
@@ -163,17 +169,21 @@ impl<'a> Work<'a, '_> {
         let before = self.earlier.as_mut().map_or(&[][..], |earlier| earlier.routes_of(name, router));
         let entry_points = self.entry_points(name, router);
         if entry_points.is_empty() {
+            self.inspect(name, router, &[]);
             return;
         }
         let service = self.service(name, router);
         let mut draft = Draft { name, router, service, before, read: None };
         let mut made: SmallVec<[(Option<usize>, Arc<Route>); 2]> = SmallVec::new();
-        for index in entry_points {
+        for index in entry_points.iter().copied() {
             let model = self.models.get(index).copied().flatten().filter(|_| !name.is_internal());
             let route = match made.iter().find(|(known, _)| *known == model) {
                 Some((_, route)) => route.clone(),
                 None => {
-                    let Some(route) = self.route(&mut draft, model, made.len()) else { return };
+                    let Some(route) = self.route(&mut draft, model, made.len()) else {
+                        self.inspect_chains(&draft, &entry_points);
+                        return;
+                    };
                     made.push((model, route.clone()));
                     self.routes.push(route.clone());
                     route
@@ -183,6 +193,30 @@ impl<'a> Work<'a, '_> {
         }
         if draft.read.is_none() {
             self.doubt_again(name);
+        }
+    }
+
+    /// Finds what else is wrong with a router that cannot be used anyway.
+    fn inspect(&mut self, name: &'a Name, router: &'a Router, entry_points: &[usize]) {
+        self.service(name, router);
+        self.read(name, router);
+        self.inspect_chains(&Draft { name, router, service: None, before: &[], read: None }, entry_points);
+    }
+
+    fn inspect_chains(&mut self, draft: &Draft<'a>, entry_points: &[usize]) {
+        // Without an entry point there are its own middlewares to look at, and those of its service.
+        let models = entry_points.iter().map(|index| self.models.get(*index).copied().flatten());
+        let mut models = models.collect::<SmallVec<[Option<usize>; 4]>>();
+        if models.is_empty() {
+            models.push(None);
+        }
+        models.sort_unstable();
+        models.dedup();
+        for model in models {
+            let lists = self.lists(draft, model);
+            if let Err(gaps) = self.bench.names(&lists.each()) {
+                self.tell_gaps(draft, model, gaps);
+            }
         }
     }
 
@@ -233,6 +267,8 @@ impl<'a> Work<'a, '_> {
         }
         let http = &self.routing.http;
         let message = match wanted {
+            // Its name may be what is wrong with the router.
+            None if http.broken.routers.contains_key(name) => return None,
             None => "the router has no service".to_owned(),
             Some(wanted) if http.services.contains_key(wanted) || http.broken.services.contains_key(wanted) => {
                 format!("the service \"{wanted}\" is broken; see its own problems")
@@ -271,9 +307,11 @@ impl<'a> Work<'a, '_> {
         };
         let rule = match Rule::parse(&router.rule, syntax) {
             Ok(rule) => rule,
-            Err(error) => {
-                let problem = Problem::at("rule", format!("column {}: {}", error.column, error.message));
-                self.tell(name, Problem { help: error.help, ..problem });
+            Err(errors) => {
+                for error in errors {
+                    let problem = Problem::at("rule", format!("column {}: {}", error.column, error.message));
+                    self.tell(name, Problem { help: error.help, ..problem });
+                }
                 return None;
             }
         };
@@ -312,14 +350,26 @@ impl<'a> Work<'a, '_> {
 
     /// The middlewares of the entry point, of the router, and of the service, in that order.
     fn chain(&mut self, draft: &Draft<'a>, model: Option<usize>, before: Option<&Arc<Chain>>) -> Option<Arc<Chain>> {
-        let outer = model.map(|model| self.outer(model, draft.name));
+        let lists = self.lists(draft, model);
+        match self.bench.chain(&lists.each(), draft.name, before) {
+            Ok(chain) => Some(chain),
+            Err(gaps) => {
+                self.tell_gaps(draft, model, gaps);
+                None
+            }
+        }
+    }
+
+    fn lists(&mut self, draft: &Draft<'a>, model: Option<usize>) -> Lists<'a> {
         let service = draft.router.service.as_ref().and_then(|service| self.routing.http.services.get(service));
-        let inner = service.map_or(&[][..], |settings| &settings.middlewares);
-        let lists = [outer.as_deref().unwrap_or_default(), &draft.router.middlewares, inner];
-        let gaps = match self.bench.chain(&lists, draft.name, before) {
-            Ok(chain) => return Some(chain),
-            Err(gaps) => gaps,
-        };
+        Lists {
+            outer: model.map(|model| self.outer(model, draft.name)),
+            own: &draft.router.middlewares,
+            inner: service.map_or(&[], |settings| &settings.middlewares),
+        }
+    }
+
+    fn tell_gaps(&mut self, draft: &Draft<'a>, model: Option<usize>, gaps: Vec<Gap>) {
         for Gap { list, index, message } in gaps {
             let entry_point = model.and_then(|model| self.kit.entry_points.get(model));
             let problem = match (list, entry_point) {
@@ -331,7 +381,6 @@ impl<'a> Work<'a, '_> {
             };
             self.tell(draft.name, problem);
         }
-        None
     }
 
     /// The middlewares that entry points of `model` put before routers of the same provider as `name`.
@@ -342,7 +391,24 @@ impl<'a> Work<'a, '_> {
     }
 
     fn tell(&mut self, name: &Name, problem: Problem) {
-        self.problems.push(problem.under(&format!("http.routers.{name}")));
+        let found = match self.routing.http.broken.routers.get(name) {
+            Some(remains) => remains.news(problem.into()),
+            None => problem.into(),
+        };
+        self.problems.extend(found.under(&format!("http.routers.{name}")));
+    }
+}
+
+/// The middlewares of the entry point, of the router, and of the service.
+struct Lists<'a> {
+    outer: Option<Arc<[Name]>>,
+    own: &'a [Name],
+    inner: &'a [Name],
+}
+
+impl Lists<'_> {
+    fn each(&self) -> [&[Name]; 3] {
+        [self.outer.as_deref().unwrap_or_default(), self.own, self.inner]
     }
 }
 

@@ -69,6 +69,14 @@ impl<'a> Bench<'a> {
             problems.extend(settings.warnings().into_iter().map(|problem| problem.under(&path)));
             bench.build_shared(name, settings, &path, problems);
         }
+        for (name, remains) in &routing.http.broken.middlewares {
+            let Some(settings) = remains.rest.as_deref().filter(|settings| settings.chain().is_none()) else {
+                continue;
+            };
+            if let Err(found) = AnyMiddleware::build(settings, &Kit { name }) {
+                problems.extend(remains.news(found).under(&format!("http.middlewares.{name}")));
+            }
+        }
         bench
     }
 
@@ -87,6 +95,25 @@ impl<'a> Bench<'a> {
         router: &Name,
         before: Option<&Arc<Chain>>,
     ) -> Result<Arc<Chain>, Vec<Gap>> {
+        let names = self.names(lists)?;
+        if names.iter().any(|name| self.is_per_router(name)) {
+            let steps = names.iter().filter_map(|name| self.own_step(name, router)).collect();
+            return Ok(keep_or_make(steps, before));
+        }
+        if let Some(chain) = self.made.chains.get(&*names) {
+            return Ok(chain.clone());
+        }
+        let steps = names.iter().filter_map(|name| self.shared_step(name)).collect();
+        let chain = keep_or_make(steps, self.previous.and_then(|built| built.chains.get(&*names)));
+        self.made.chains.insert(names.into_iter().collect(), chain.clone());
+        Ok(chain)
+    }
+
+    /// The names in `lists`, one list after the other, with their chains taken apart.
+    ///
+    /// # Errors
+    /// Each entry that does not exist or is broken.
+    pub(super) fn names(&mut self, lists: &[&[Name]]) -> Result<SmallVec<[Name; 8]>, Vec<Gap>> {
         let mut names: SmallVec<[Name; 8]> = SmallVec::new();
         let mut gaps = Vec::new();
         for (list, written) in lists.iter().enumerate().filter(|(_, written)| !written.is_empty()) {
@@ -99,20 +126,7 @@ impl<'a> Bench<'a> {
                 })),
             }
         }
-        if !gaps.is_empty() {
-            return Err(gaps);
-        }
-        if names.iter().any(|name| self.is_per_router(name)) {
-            let steps = names.iter().filter_map(|name| self.own_step(name, router)).collect();
-            return Ok(keep_or_make(steps, before));
-        }
-        if let Some(chain) = self.made.chains.get(&*names) {
-            return Ok(chain.clone());
-        }
-        let steps = names.iter().filter_map(|name| self.shared_step(name)).collect();
-        let chain = keep_or_make(steps, self.previous.and_then(|built| built.chains.get(&*names)));
-        self.made.chains.insert(names.into_iter().collect(), chain.clone());
-        Ok(chain)
+        if gaps.is_empty() { Ok(names) } else { Err(gaps) }
     }
 
     fn build_shared(&mut self, name: &'a Name, settings: &Settings, path: &str, problems: &mut Problems) {
@@ -131,9 +145,9 @@ impl<'a> Bench<'a> {
             Ok(middleware) => {
                 self.made.shared.insert(name.clone(), middleware);
             }
-            Err(problem) => {
+            Err(found) => {
                 self.broken.insert(name);
-                problems.push(problem.under(path));
+                problems.extend(found.under(path));
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::Routing;
-use crate::problem::{Problem, Problems};
+use crate::problem::{Problem, Problems, all};
 use crate::service::transport::Transport;
 use crate::service::{Kind, ServerPool, Service, Settings, Weighted, pool, weighted};
 use crate::units::Name;
@@ -43,6 +43,7 @@ pub(super) fn build(
         // A failure is in the problems already.
         let _ = builder.service(name);
     }
+    builder.inspect();
     let services = builder.done;
     (transports, services)
 }
@@ -69,7 +70,12 @@ fn build_transports(routing: &Routing, previous: Option<&Built>, problems: &mut 
                     .unwrap_or(transport);
                 transports.insert(name.clone(), transport);
             }
-            Err(problem) => problems.push(problem.under(&format!("http.serversTransports.{name}"))),
+            Err(found) => problems.extend(found.under(&format!("http.serversTransports.{name}"))),
+        }
+    }
+    for (name, remains) in &routing.http.broken.servers_transports {
+        if let Some(Err(found)) = remains.rest.as_deref().map(Transport::build) {
+            problems.extend(remains.news(found).under(&format!("http.serversTransports.{name}")));
         }
     }
     transports
@@ -97,19 +103,19 @@ impl Builder<'_> {
         }
         if self.under_way.contains(name) {
             let path = self.under_way.iter().chain([name]).map(Name::as_str).collect::<Vec<_>>().join("->");
-            self.fail(name, Problem::at("", format!("recursion detected in {path}")));
+            self.fail(name, Problem::at("", format!("recursion detected in {path}")).into());
             return None;
         }
         let settings = self.routing.http.services.get(name)?.clone();
         self.under_way.push(name.clone());
         let built = match settings.kind() {
             Ok(Kind::LoadBalancer(balancer)) => {
-                self.pool(name, balancer, &settings).map_err(|problem| problem.under("loadBalancer"))
+                self.pool(name, balancer, &settings).map_err(|problems| problems.under("loadBalancer"))
             }
             Ok(Kind::Weighted(weighted)) => {
-                self.weighted(name, weighted, &settings).map_err(|problem| problem.under("weighted"))
+                self.weighted(name, weighted, &settings).map_err(|problems| problems.under("weighted"))
             }
-            Err(problem) => Err(problem),
+            Err(problem) => Err(problem.into()),
         };
         self.under_way.pop();
         match built {
@@ -117,15 +123,42 @@ impl Builder<'_> {
                 self.done.insert(name.clone(), service.clone());
                 Some(service)
             }
-            Err(problem) => {
-                self.fail(name, problem);
+            Err(problems) => {
+                self.fail(name, problems);
                 None
             }
         }
     }
 
-    fn pool(&mut self, name: &Name, balancer: &pool::Settings, settings: &Settings) -> Result<Arc<Service>, Problem> {
-        let transport = self.transport(name, balancer)?;
+    /// Finds what else is wrong with services that cannot be used anyway.
+    fn inspect(&mut self) {
+        for (name, remains) in &self.routing.http.broken.services {
+            let Some(settings) = remains.rest.as_deref() else { continue };
+            let found = match settings.kind() {
+                Ok(Kind::LoadBalancer(balancer)) => {
+                    self.check_pool(name, balancer).map_err(|problems| problems.under("loadBalancer"))
+                }
+                Ok(Kind::Weighted(weighted)) => {
+                    self.weighted(name, weighted, settings).map(drop).map_err(|problems| problems.under("weighted"))
+                }
+                Err(problem) => Err(problem.into()),
+            };
+            if let Err(found) = found {
+                self.problems.extend(remains.news(found).under(&format!("http.services.{name}")));
+            }
+        }
+    }
+
+    fn check_pool(&self, name: &Name, balancer: &pool::Settings) -> Result<(), Problems> {
+        // Whatever else is wrong does not hang on the transport.
+        let checked = ServerPool::check(name, balancer, &self.kit.default_transport);
+        all((self.transport(name, balancer), checked)).map(drop)
+    }
+
+    fn pool(&mut self, name: &Name, balancer: &pool::Settings, settings: &Settings) -> Result<Arc<Service>, Problems> {
+        let Ok(transport) = self.transport(name, balancer) else {
+            return Err(self.check_pool(name, balancer).err().unwrap_or_default());
+        };
         let before = self.previous.and_then(|built| built.services.get(name));
         let Some(Service::Servers(pool)) = before.map(|service| &**service) else {
             let meters = self.kit.metrics.service(name.as_str());
@@ -156,7 +189,7 @@ impl Builder<'_> {
         name: &Name,
         shares: &weighted::Settings,
         settings: &Settings,
-    ) -> Result<Arc<Service>, Problem> {
+    ) -> Result<Arc<Service>, Problems> {
         let provider = name.provider().unwrap_or_default().to_owned();
         let mut children = Vec::with_capacity(shares.services.len());
         let built = Weighted::build(name, shares, |child| {
@@ -193,9 +226,9 @@ impl Builder<'_> {
         before.is_some_and(|before| std::ptr::eq(&raw const **before, settings) || **before == *settings)
     }
 
-    fn fail(&mut self, name: &Name, problem: Problem) {
+    fn fail(&mut self, name: &Name, problems: Problems) {
         if self.broken.insert(name.clone()) {
-            self.problems.push(problem.under(&format!("http.services.{name}")));
+            self.problems.extend(problems.under(&format!("http.services.{name}")));
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each, refuse};
 
 mod encoder;
 mod negotiate;
@@ -79,26 +79,27 @@ enum Types {
 impl Middleware for Compress {
     type Settings = Settings;
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        if settings.encodings.is_empty() {
-            return Err(Problem::at("encodings", "is empty").with_help("name `gzip`, `br` or `zstd`"));
-        }
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let is_empty = refuse(settings.encodings.is_empty(), || {
+            Problem::at("encodings", "is empty").with_help("name `gzip`, `br` or `zstd`")
+        });
         let offered = settings.encodings.iter().enumerate();
-        let offered = offered.map(|(index, name)| coding_of(&format!("encodings[{index}]"), name));
-        let offered = offered.collect::<Result<Box<[_]>, _>>()?;
+        let offered = each(offered.map(|(index, name)| coding_of(&format!("encodings[{index}]"), name)));
         let default = match settings.default_encoding.as_str() {
-            "" => None,
-            name => Some(coding_of("defaultEncoding", name)?),
+            "" => Ok(None),
+            name => coding_of("defaultEncoding", name).map(Some),
         };
-        if default.is_some_and(|default| !offered.contains(&default)) {
-            return Err(Problem::at("defaultEncoding", "is not one of `encodings`"));
-        }
         let minimum_bytes = match u64::try_from(settings.min_response_body_bytes) {
-            Ok(0) => DEFAULT_MINIMUM_BYTES,
-            Ok(bytes) => bytes,
-            Err(_) => return Err(Problem::at("minResponseBodyBytes", "is negative")),
+            Ok(0) => Ok(DEFAULT_MINIMUM_BYTES),
+            Ok(bytes) => Ok(bytes),
+            Err(_) => Err(Problem::at("minResponseBodyBytes", "is negative")),
         };
-        Ok(Self { offered, default, types: Types::build(settings)?, minimum_bytes })
+        let parts = all((is_empty, offered, default, minimum_bytes, Types::build(settings)));
+        let ((), offered, default, minimum_bytes, types): (_, Box<[_]>, _, _, _) = parts?;
+        if default.is_some_and(|default| !offered.contains(&default)) {
+            return Err(Problem::at("defaultEncoding", "is not one of `encodings`").into());
+        }
+        Ok(Self { offered, default, types, minimum_bytes })
     }
 
     async fn on_request(&self, request: &mut RequestHeader, exchange: &mut Exchange) -> Flow {
@@ -130,11 +131,12 @@ impl Middleware for Compress {
 }
 
 impl Types {
-    fn build(settings: &Settings) -> Result<Self, Problem> {
+    fn build(settings: &Settings) -> Result<Self, Problems> {
         let (included, excluded) = (&settings.included_content_types, &settings.excluded_content_types);
         match (included.is_empty(), excluded.is_empty()) {
             (false, false) => Err(Problem::at("", "excludedContentTypes and includedContentTypes are both set")
-                .with_help("keep one of them")),
+                .with_help("keep one of them")
+                .into()),
             (false, true) => media_types("includedContentTypes", included).map(Self::Only),
             (true, _) => media_types("excludedContentTypes", excluded).map(Self::AllBut),
         }
@@ -158,7 +160,7 @@ fn coding_of(path: &str, name: &str) -> Result<Coding, Problem> {
     })
 }
 
-fn media_types(path: &str, list: &[String]) -> Result<Box<[Box<str>]>, Problem> {
+fn media_types(path: &str, list: &[String]) -> Result<Box<[Box<str>]>, Problems> {
     let read = |(index, text): (usize, &String)| {
         let kind = text.split(';').next().unwrap_or_default().trim();
         match kind.split_once('/') {
@@ -166,7 +168,7 @@ fn media_types(path: &str, list: &[String]) -> Result<Box<[Box<str>]>, Problem> 
             _ => Err(Problem::at(format!("{path}[{index}]"), format!("`{text}` is not a media type like `text/html`"))),
         }
     };
-    list.iter().enumerate().map(read).collect()
+    each(list.iter().enumerate().map(read))
 }
 
 fn is_token(text: &str) -> bool {

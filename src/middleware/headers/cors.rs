@@ -11,7 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::Settings;
 use crate::exchange::{Exchange, Reply};
 use crate::middleware::field;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each};
 use crate::units::Pattern;
 
 /// Rules for cross-origin requests.
@@ -40,21 +40,21 @@ struct Allowed(HeaderValue);
 
 impl Cors {
     /// Reads the rules; `None` if there are none.
-    pub(super) fn build(settings: &Settings) -> Result<Option<Self>, Problem> {
+    pub(super) fn build(settings: &Settings) -> Result<Option<Self>, Problems> {
         let credentials = settings
             .access_control_allow_credentials
             .then(|| (ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true")));
         let max_age = settings.access_control_max_age.map(|age| (ACCESS_CONTROL_MAX_AGE, HeaderValue::from(age)));
-        let headers =
-            list("accessControlAllowHeaders", ACCESS_CONTROL_ALLOW_HEADERS, &settings.access_control_allow_headers)?;
-        let methods =
-            list("accessControlAllowMethods", ACCESS_CONTROL_ALLOW_METHODS, &settings.access_control_allow_methods)?;
-        let exposed =
-            list("accessControlExposeHeaders", ACCESS_CONTROL_EXPOSE_HEADERS, &settings.access_control_expose_headers)?;
+        let (headers, methods, exposed, origins) = all((
+            list("accessControlAllowHeaders", ACCESS_CONTROL_ALLOW_HEADERS, &settings.access_control_allow_headers),
+            list("accessControlAllowMethods", ACCESS_CONTROL_ALLOW_METHODS, &settings.access_control_allow_methods),
+            list("accessControlExposeHeaders", ACCESS_CONTROL_EXPOSE_HEADERS, &settings.access_control_expose_headers),
+            Origins::build(settings),
+        ))?;
         let cors = Self {
             preflight: credentials.clone().into_iter().chain(headers).chain(methods).chain(max_age).collect(),
             always: credentials.into_iter().chain(exposed).collect(),
-            origins: Origins::build(settings)?,
+            origins,
             varies: settings.add_vary_header,
         };
         let idle = cors.preflight.is_empty() && cors.always.is_empty() && cors.origins.is_nobody() && !cors.varies;
@@ -98,13 +98,13 @@ impl Cors {
 }
 
 impl Origins {
-    fn build(settings: &Settings) -> Result<Self, Problem> {
+    fn build(settings: &Settings) -> Result<Self, Problems> {
         let pattern = |(index, text): (usize, &String)| {
             Pattern::new(text)
                 .map_err(|message| Problem::at(format!("accessControlAllowOriginListRegex[{index}]"), message))
         };
         let patterns = settings.access_control_allow_origin_list_regex.iter().enumerate().map(pattern);
-        let patterns = patterns.collect::<Result<Box<[_]>, _>>()?;
+        let patterns = each(patterns)?;
         let listed = settings.access_control_allow_origin_list.as_slice();
         // The first that fits counts, and `*` fits all: nothing behind it is ever looked at.
         Ok(match listed.iter().position(|origin| origin == "*") {

@@ -1,7 +1,5 @@
 //! Fields that the configuration sets or removes.
 
-use std::collections::BTreeMap;
-
 use http::Uri;
 use http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::uri::Authority;
@@ -9,7 +7,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::Settings;
 use crate::middleware::field;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each};
 
 /// Fields to set and remove, in the order of their names.
 #[derive(Debug)]
@@ -27,21 +25,19 @@ struct Edit {
 }
 
 impl Custom {
-    pub(super) fn build(settings: &Settings) -> Result<Self, Problem> {
-        let mut request = edits("customRequestHeaders", &settings.custom_request_headers)?;
-        let mut host = None;
-        if let Some(at) = request.iter().position(|edit| edit.name == HOST) {
-            // Without a value Traefik removes a field that is not there: the host stays.
-            if let Some(value) = request.remove(at).value {
-                let authority = Authority::try_from(value.as_bytes())
-                    .ok()
-                    .filter(|authority| !authority.as_str().contains('@'))
-                    .ok_or_else(|| Problem::at("customRequestHeaders.Host", "this is not a host"))?;
-                host = Some((value, authority));
-            }
-        }
-        let response = edits("customResponseHeaders", &settings.custom_response_headers)?;
-        Ok(Self { host, request: request.into(), response: response.into() })
+    pub(super) fn build(settings: &Settings) -> Result<Self, Problems> {
+        let is_host = |name: &str| name.eq_ignore_ascii_case(HOST.as_str());
+        // Without a value Traefik removes a field that is not there: the host stays.
+        let hosts = settings.custom_request_headers.iter().filter(|(name, value)| is_host(name) && !value.is_empty());
+        let fields = settings.custom_request_headers.iter().filter(|(name, _)| !is_host(name));
+        let (hosts, request, response) = all((
+            each::<_, _, Vec<_>>(hosts.map(|(name, value)| host(name, value))),
+            each(fields.map(|(name, value)| edit("customRequestHeaders", name, value))),
+            each(
+                settings.custom_response_headers.iter().map(|(name, value)| edit("customResponseHeaders", name, value)),
+            ),
+        ))?;
+        Ok(Self { host: hosts.into_iter().next(), request, response })
     }
 
     /// Whether it changes nothing.
@@ -78,22 +74,21 @@ impl Custom {
     }
 }
 
-fn edits(path: &str, fields: &BTreeMap<String, String>) -> Result<Vec<Edit>, Problem> {
-    let edit = |(name, value): (&String, &String)| {
-        let at = format!("{path}.{name}");
-        let name = field::name(name).map_err(|message| Problem::at(&at, message))?;
-        if name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
-            let message = format!("`{name}` says where a message ends; the gateway alone writes it");
-            return Err(Problem::at(at, message));
-        }
-        let value = if value.is_empty() {
-            None
-        } else {
-            Some(field::value(value).map_err(|message| Problem::at(&at, message))?)
-        };
-        Ok(Edit { name, value })
-    };
-    fields.iter().map(edit).collect()
+/// The host that servers are asked for, maybe with a port.
+fn host(name: &str, text: &str) -> Result<(HeaderValue, Authority), Problem> {
+    let value = HeaderValue::from_str(text).ok();
+    let authority = Authority::try_from(text).ok().filter(|authority| !authority.as_str().contains('@'));
+    value.zip(authority).ok_or_else(|| Problem::at(format!("customRequestHeaders.{name}"), "this is not a host"))
+}
+
+fn edit(path: &str, name: &str, value: &str) -> Result<Edit, Problem> {
+    let here = |message: String| Problem::at(format!("{path}.{name}"), message);
+    let field = field::name(name).map_err(here)?;
+    if field == CONTENT_LENGTH || field == TRANSFER_ENCODING {
+        return Err(here(format!("`{field}` says where a message ends; the gateway alone writes it")));
+    }
+    let value = Some(value).filter(|value| !value.is_empty()).map(field::value).transpose().map_err(here)?;
+    Ok(Edit { name: field, value })
 }
 
 #[cfg(test)]

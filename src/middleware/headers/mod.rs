@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Flow, Kit, Middleware};
 use crate::exchange::Exchange;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all};
 
 mod cors;
 mod custom;
@@ -154,10 +154,12 @@ impl Middleware for Headers {
         found
     }
 
-    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problem> {
-        let (custom, cors, security) = (Custom::build(settings)?, Cors::build(settings)?, Security::build(settings)?);
+    fn build(settings: &Settings, _: &Kit<'_>) -> Result<Self, Problems> {
+        let parts = (Custom::build(settings), Cors::build(settings), Security::build(settings));
+        let (custom, cors, security) = all(parts)?;
         if custom.is_idle() && cors.is_none() && !security::is_wanted(settings) && Self::warnings(settings).is_empty() {
-            return Err(Problem::at("", "headers configuration not valid").with_help("set at least one of its options"));
+            let problem = Problem::at("", "headers configuration not valid");
+            return Err(problem.with_help("set at least one of its options").into());
         }
         Ok(Self { custom, cors, security })
     }

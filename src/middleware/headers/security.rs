@@ -9,7 +9,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::Settings;
 use crate::exchange::{Exchange, Fault, Reply};
 use crate::middleware::field;
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems, all, each};
 
 const PERMISSIONS_POLICY: HeaderName = HeaderName::from_static("permissions-policy");
 const PUBLIC_KEY_PINS: HeaderName = HeaderName::from_static("public-key-pins");
@@ -31,34 +31,22 @@ pub(super) struct Security {
 struct TlsBefore;
 
 impl Security {
-    pub(super) fn build(settings: &Settings) -> Result<Self, Problem> {
-        let mut always = Vec::new();
-        let mut over_tls = Vec::new();
-        if !settings.is_development {
-            if let Some(sts) = transport_security(settings)? {
-                if settings.force_sts_header { always.push(sts) } else { over_tls.push(sts) }
-            }
-            over_tls.extend(written("publicKey", PUBLIC_KEY_PINS, &settings.public_key)?);
-        }
-        always.extend(
-            written("customFrameOptionsValue", X_FRAME_OPTIONS, &settings.custom_frame_options_value)?
-                .or_else(|| settings.frame_deny.then(|| (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")))),
-        );
-        always.extend(
-            settings.content_type_nosniff.then(|| (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))),
-        );
-        always.extend(written("customBrowserXSSValue", X_XSS_PROTECTION, &settings.custom_browser_xss_value)?.or_else(
-            || settings.browser_xss_filter.then(|| (X_XSS_PROTECTION, HeaderValue::from_static("1; mode=block"))),
-        ));
-        always.extend(written("contentSecurityPolicy", CONTENT_SECURITY_POLICY, &settings.content_security_policy)?);
-        always.extend(written(
-            "contentSecurityPolicyReportOnly",
-            CONTENT_SECURITY_POLICY_REPORT_ONLY,
-            &settings.content_security_policy_report_only,
-        )?);
-        always.extend(written("referrerPolicy", REFERRER_POLICY, &settings.referrer_policy)?);
-        always.extend(written("permissionsPolicy", PERMISSIONS_POLICY, &settings.permissions_policy)?);
-
+    pub(super) fn build(settings: &Settings) -> Result<Self, Problems> {
+        let when = |is_on: bool, text: &'static str| if is_on { text } else { "" };
+        let own_or = |own: &'_ str, other: &'static str| if own.is_empty() { other.to_owned() } else { own.to_owned() };
+        let frames = own_or(&settings.custom_frame_options_value, when(settings.frame_deny, "DENY"));
+        let scripts = own_or(&settings.custom_browser_xss_value, when(settings.browser_xss_filter, "1; mode=block"));
+        let sniffing = when(settings.content_type_nosniff, "nosniff");
+        let policy_report = &settings.content_security_policy_report_only;
+        let always = each([
+            written("customFrameOptionsValue", X_FRAME_OPTIONS, &frames),
+            written("contentTypeNosniff", X_CONTENT_TYPE_OPTIONS, sniffing),
+            written("customBrowserXSSValue", X_XSS_PROTECTION, &scripts),
+            written("contentSecurityPolicy", CONTENT_SECURITY_POLICY, &settings.content_security_policy),
+            written("contentSecurityPolicyReportOnly", CONTENT_SECURITY_POLICY_REPORT_ONLY, policy_report),
+            written("referrerPolicy", REFERRER_POLICY, &settings.referrer_policy),
+            written("permissionsPolicy", PERMISSIONS_POLICY, &settings.permissions_policy),
+        ]);
         let host_field = |(index, text): (usize, &String)| {
             field::name(text).map_err(|message| Problem::at(format!("hostsProxyHeaders[{index}]"), message))
         };
@@ -66,12 +54,23 @@ impl Security {
             Ok(field) => Ok((field, value.clone())),
             Err(message) => Err(Problem::at(format!("sslProxyHeaders.{name}"), message)),
         };
+        let (always, sts, pins, host_fields, tls_fields): (Vec<_>, _, _, _, _) = all((
+            always,
+            transport_security(settings),
+            written("publicKey", PUBLIC_KEY_PINS, &settings.public_key),
+            each(settings.hosts_proxy_headers.iter().enumerate().map(host_field)),
+            each(settings.ssl_proxy_headers.iter().map(tls_field)),
+        ))?;
+        // Told last, and not at all while things are tried on one's own machine.
+        let sts = sts.filter(|_| !settings.is_development);
+        let pins = pins.filter(|_| !settings.is_development);
+        let (forced, sts) = if settings.force_sts_header { (sts, None) } else { (None, sts) };
         Ok(Self {
             allowed_hosts: if settings.is_development { Box::default() } else { settings.allowed_hosts.clone().into() },
-            host_fields: settings.hosts_proxy_headers.iter().enumerate().map(host_field).collect::<Result<_, _>>()?,
-            tls_fields: settings.ssl_proxy_headers.iter().map(tls_field).collect::<Result<_, _>>()?,
-            always: always.into(),
-            over_tls: over_tls.into(),
+            host_fields,
+            tls_fields,
+            always: forced.into_iter().chain(always.into_iter().flatten()).collect(),
+            over_tls: sts.into_iter().chain(pins).collect(),
         })
     }
 

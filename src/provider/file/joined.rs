@@ -86,25 +86,25 @@ fn names<'h>(http: &'h Http, kind: &str) -> Vec<&'h Name> {
 }
 
 fn remove(http: &mut Http, kind: &str, name: &Name) {
-    let broken = match kind {
+    let Http { routers, services, middlewares, servers_transports, broken } = http;
+    match kind {
         "routers" => {
-            http.routers.remove(name);
-            &mut http.broken.routers
+            routers.remove(name);
+            broken.routers.remove(name);
         }
         "services" => {
-            http.services.remove(name);
-            &mut http.broken.services
+            services.remove(name);
+            broken.services.remove(name);
         }
         "middlewares" => {
-            http.middlewares.remove(name);
-            &mut http.broken.middlewares
+            middlewares.remove(name);
+            broken.middlewares.remove(name);
         }
         _ => {
-            http.servers_transports.remove(name);
-            &mut http.broken.servers_transports
+            servers_transports.remove(name);
+            broken.servers_transports.remove(name);
         }
-    };
-    broken.remove(name);
+    }
 }
 
 fn warning(path: &Path, at: &str, message: String) -> Problem {

@@ -217,7 +217,7 @@ fn problems_say_where() {
         (r#"{"hashKey": {"source": "clientIP"}}"#, "hashKey"),
         (r#"{"strategy": "hrw", "hashKey": {"source": "cookie"}}"#, "hashKey.name"),
     ] {
-        assert_eq!(build(json, None).map(|_| ()).unwrap_err().path, path, "{json}");
+        assert_eq!(build(json, None).map(|_| ()).unwrap_err().only().path, path, "{json}");
     }
     assert!(serde_json::from_str::<Settings>(r#"{"strategy": "fastest"}"#).is_err());
 }
