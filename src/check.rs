@@ -113,7 +113,7 @@ fn start(file: Option<&Path>, flags: &[String]) -> (Start, Problems) {
         problems: Problems::new(),
         notices: loaded.notices,
         providers,
-        invitation: None,
+        ..Start::default()
     };
     (start, loaded.problems)
 }

@@ -289,11 +289,13 @@ pub fn send(arguments: &ControlArgs, command: Command) -> Exit {
             }
             if answer.done {
                 tell(format_args!("{}\n", answer.message));
-                Exit::Ok
             } else {
                 eprintln!("portcullis: {}", answer.message);
-                Exit::Failed
             }
+            for notice in &answer.notices {
+                tell(format_args!("{notice}\n"));
+            }
+            if answer.done { Exit::Ok } else { Exit::Failed }
         }
         Err(problem) => {
             eprintln!("{problem}");

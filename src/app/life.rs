@@ -27,6 +27,7 @@ use crate::traffic::http::Hooks;
 
 use super::assemble::{Ready, Refusal, assemble};
 use super::doors::Doors;
+use super::reread::Reread;
 use super::{App, Start, options};
 
 /// Commands that may wait to be carried out.
@@ -278,14 +279,21 @@ impl Life {
         }
     }
 
-    /// Reads every source again, applies it and says how it went.
+    /// Reads every source again, applies what may change, and says how it went and what waits for an upgrade.
     async fn reload(&self) -> Answer {
         self.supervisor.reloading();
         let app = self.app.clone();
-        let outcome = tokio::task::spawn_blocking(move || app.load()).await;
+        let runtime = tokio::runtime::Handle::current();
+        let loaded = tokio::task::spawn_blocking(move || {
+            let outcome = app.load();
+            let reread = Reread::of(&app, runtime, &outcome.problems);
+            reread.report();
+            (outcome, reread)
+        });
+        let loaded = loaded.await;
         self.supervisor.ready();
-        match outcome {
-            Ok(outcome) => {
+        match loaded {
+            Ok((outcome, reread)) => {
                 let message = format!(
                     "configuration {} is in force: {} routers, {} problems, {} ms",
                     outcome.generation,
@@ -298,7 +306,14 @@ impl Life {
                 } else {
                     Answer::refused("the configuration cannot be read; the last good one stays in force")
                 };
-                answer.with_problems(&outcome.problems)
+                let answer = answer
+                    .with_problems(&outcome.problems)
+                    .with_problems(&reread.problems)
+                    .with_notices(reread.lines());
+                match reread.waiting.is_empty() {
+                    true => answer,
+                    false => answer.with_detail(serde_json::json!({ "waiting": reread.waiting })),
+                }
             }
             Err(error) => Answer::refused(format!("the reload failed: {error}")),
         }

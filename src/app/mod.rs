@@ -26,6 +26,7 @@ mod assemble;
 mod doors;
 mod life;
 mod options;
+mod reread;
 
 pub use life::run;
 
@@ -42,6 +43,8 @@ pub struct Start {
     pub notices: Vec<String>,
     /// Providers besides those of the configuration.
     pub providers: Vec<Arc<dyn Provider>>,
+    /// The flags it came from, to read it again; `None` if it came from nowhere.
+    pub flags: Option<Box<[String]>>,
     /// Told on standard output once it serves.
     pub invitation: Option<String>,
 }
@@ -54,8 +57,8 @@ pub fn run_flags(flags: &[String], signals: Signals) -> Exit {
         file: loaded.file,
         problems: loaded.problems,
         notices: loaded.notices,
-        providers: Vec::new(),
-        invitation: None,
+        flags: Some(flags.into()),
+        ..Start::default()
     };
     run(start, signals)
 }
@@ -74,6 +77,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// TCP entry points, in the order of their indices.
     pub entry_points: Vec<Name>,
+    /// The flags that the static configuration came from.
+    flags: Option<Box<[String]>>,
     /// Set when the process drains.
     pub terminating: Arc<AtomicBool>,
     providers: Vec<(Arc<dyn Provider>, Updates)>,
@@ -128,6 +133,7 @@ impl App {
             status,
             metrics,
             entry_points,
+            flags: start.flags,
             terminating,
             providers,
         })

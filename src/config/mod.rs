@@ -3,6 +3,7 @@
 pub mod address;
 pub mod check;
 pub mod deserialize;
+pub mod difference;
 mod dotted;
 mod effective;
 pub mod entry_points;

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
 
 use crate::harness::gateway::Gateway;
-use crate::harness::peer::{PATIENCE, Peer, soon};
+use crate::harness::peer::{PATIENCE, Peer, soon, until};
 use crate::harness::server::{Server, Step, answer, ok};
 
 /// Routers of this name and rule to the server at `url`.
@@ -234,4 +236,82 @@ async fn churn_under_load_hurts_nobody() {
         assert!(soon(client).await.expect("no request failed") > 0);
     }
     assert_eq!(server.violations(), Vec::<String>::new());
+}
+
+/// The answer to a command, as machines read it.
+async fn asked(gateway: &Gateway, command: &str) -> serde_json::Value {
+    let mut stream = UnixStream::connect(gateway.folder().join("control")).await.unwrap();
+    stream.write_all(format!("{{\"command\":\"{command}\"}}\n").as_bytes()).await.unwrap();
+    let mut line = String::new();
+    tokio::time::timeout(PATIENCE, BufReader::new(stream).read_line(&mut line)).await.unwrap().unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[tokio::test]
+async fn reload_names_what_waits_for_an_upgrade() {
+    let server = Server::says("ok").await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("portcullis.yaml");
+    let write_static = |text: &str| fs::write(&file, text).unwrap();
+    write_static("entryPoints:\n  more: {address: '127.0.0.1:0'}\n");
+    let gateway = Gateway::setup()
+        .flag(format!("configFile={}", file.display()))
+        .dynamic(routes(&[("a", "Path(`/a`)")], &server.url()))
+        .start()
+        .await;
+
+    // Nothing differs: nothing is said of it.
+    let told = gateway.told("reload").await;
+    assert_eq!((told.code, told.err.as_str(), told.out.lines().count()), (Some(0), "", 1), "{told:?}");
+
+    write_static(
+        "entryPoints:\n  more: {address: '127.0.0.1:0', http: {sanitizePath: false}}\n  new: {address: '127.0.0.1:0'}\nping: {}\n",
+    );
+    let told = gateway.told("reload").await;
+    assert_eq!((told.code, told.err.as_str()), (Some(0), ""), "{told:?}");
+    let waiting: Vec<_> = told.out.lines().skip(1).collect();
+    let expected = [
+        "entryPoints.more.http.sanitizePath: true -> false",
+        "entryPoints.new: not set -> set",
+        "entryPoints.traefik: not set -> set",
+        "ping: not set -> set",
+    ];
+    assert_eq!(waiting, expected.map(|line| format!("waits for `portcullis upgrade`: {line}")), "{told:?}");
+
+    // The same over the socket, for machines.
+    let answer = asked(&gateway, "reload").await;
+    assert_eq!(answer["detail"]["waiting"][0]["setting"], "entryPoints.more.http.sanitizePath", "{answer}");
+    assert_eq!(answer["detail"]["waiting"][0]["running"], true, "{answer}");
+    assert_eq!(answer["detail"]["waiting"][0]["written"], false, "{answer}");
+
+    // The log is told as well; HUP has nobody else to tell.
+    gateway.signal(Signal::HUP);
+    until(|| gateway.log().matches("waiting-for-upgrade").count() == 3 * expected.len()).await;
+    assert!(gateway.log().contains("entryPoints.more.http.sanitizePath: true -> false"));
+
+    // What is wrong is told, and does no harm; what else differs is named all the same.
+    write_static(
+        "entryPoints:\n  more: {address: '127.0.0.1:x'}\n  odd: {address: ':0', http: {sanitizPath: true}}\ndrain: {lameDuck: soon}\nping: {}\n",
+    );
+    let told = gateway.told("reload").await;
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let mistakes = ["more.address", "odd.http.sanitizPath", "drain.lameDuck"];
+    for (line, mistake) in [2, 3, 4].into_iter().zip(mistakes) {
+        let place = format!("portcullis.yaml:{line}:");
+        assert!(told.err.lines().any(|told| told.contains(&place) && told.contains(mistake)), "{mistake}: {told:?}");
+    }
+    let waiting: Vec<_> = told.out.lines().skip(1).collect();
+    let expected = [
+        "waits for `portcullis upgrade`: entryPoints.traefik: not set -> set",
+        "waits for `portcullis upgrade`: ping: not set -> set",
+        "`portcullis upgrade` would be refused, because the static configuration is wrong",
+    ];
+    assert_eq!(waiting, expected, "{told:?}");
+
+    // A file that cannot be read says nothing about any setting.
+    fs::write(&file, "entryPoints: [").unwrap();
+    let told = gateway.told("reload").await;
+    assert_eq!((told.code, told.out.lines().count()), (Some(0), 2), "{told:?}");
+    assert!(told.err.contains("portcullis.yaml:1:"), "{told:?}");
+    assert_eq!(gateway.connect().await.get("/a", "").await.status, 200);
 }

@@ -50,7 +50,10 @@ pub struct Answer {
     /// What is wrong, one line each; there can be problems although it was done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
-    /// What was asked for, for machines: the status.
+    /// What else people should know, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notices: Vec<String>,
+    /// What was asked for, for machines: the status, or the settings that wait for an upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<serde_json::Value>,
 }
@@ -58,7 +61,7 @@ pub struct Answer {
 impl Answer {
     /// It was done.
     pub fn done(message: impl Into<String>) -> Self {
-        Self { done: true, message: message.into(), problems: Vec::new(), detail: None }
+        Self { done: true, message: message.into(), problems: Vec::new(), notices: Vec::new(), detail: None }
     }
 
     /// It was not done, and why.
@@ -70,6 +73,13 @@ impl Answer {
     #[must_use]
     pub fn with_problems<P: ToString>(mut self, problems: impl IntoIterator<Item = P>) -> Self {
         self.problems.extend(problems.into_iter().map(|problem| problem.to_string()));
+        self
+    }
+
+    /// Adds what else people should know.
+    #[must_use]
+    pub fn with_notices(mut self, notices: impl IntoIterator<Item = String>) -> Self {
+        self.notices.extend(notices);
         self
     }
 
