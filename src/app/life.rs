@@ -32,6 +32,8 @@ use super::{App, Start, options};
 
 /// Commands that may wait to be carried out.
 const WAITING_COMMANDS: usize = 8;
+/// What comes after a drain: logs are written out, runtimes end.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 /// How long the control runtime may take to end.
 const RUNTIME_ENDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -179,6 +181,7 @@ impl Life {
             match end {
                 End::Stop => {
                     self.supervisor.stopping();
+                    self.ask_for_time();
                     self.app.terminating.store(true, Ordering::Relaxed);
                     self.drain(doors, None, events).await;
                     return Exit::Ok;
@@ -392,6 +395,11 @@ impl Life {
         }
     }
 
+    /// A supervisor that stops the service shall wait for the end of the drain.
+    fn ask_for_time(&self) {
+        self.supervisor.extend_timeout(options::drain(&self.app.install).longest().saturating_add(ENDS_WITHIN));
+    }
+
     /// Hears what is asked of a process that drains. Resolves when it is to end at once: at the second signal to end.
     ///
     /// Whoever stops the service tells all of its processes. For a predecessor that is the first signal of this kind, and its
@@ -406,6 +414,7 @@ impl Life {
                             return;
                         }
                         self.told_to_end.store(true, Ordering::Relaxed);
+                        self.ask_for_time();
                     }
                     Ok(Signal::ReopenLogs) => {
                         let answer = self.reopen_logs();

@@ -105,6 +105,13 @@ pub struct Plan {
     pub tunnels: Duration,
 }
 
+impl Plan {
+    /// How long a stop takes if nobody ends before his time.
+    pub fn longest(&self) -> Duration {
+        self.accept_grace.saturating_add(self.requests.max(self.idle_spread).max(self.tunnels))
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self {

@@ -70,8 +70,10 @@ impl Signals {
         waker.set_nonblocking(true)?;
         let raised: [Arc<AtomicBool>; CAUGHT.len()] = Default::default();
         let released = Arc::new(AtomicBool::new(false));
-        for ((number, _), raised) in CAUGHT.iter().zip(&raised) {
-            flag::register_conditional_default(*number, Arc::clone(&released))?;
+        for ((number, signal), raised) in CAUGHT.iter().zip(&raised) {
+            if signal.is_end() || *signal == Signal::Reload {
+                flag::register_conditional_default(*number, Arc::clone(&released))?;
+            }
             // The flag first: whoever is woken must find it set.
             flag::register(*number, Arc::clone(raised))?;
             low_level::pipe::register(*number, waker.try_clone()?)?;
@@ -79,13 +81,14 @@ impl Signals {
         Ok(Self { raised, released, wake: Wake::Early(wake) })
     }
 
-    /// Gives the signals their usual meaning back, for a process that only asks another one something: Ctrl-C ends it.
+    /// Gives the signals that end a process their usual meaning back, for one that only asks another one something: Ctrl-C ends it.
+    /// Those about logs and upgrades stay without effect: they are sent to all processes of a service.
     ///
     /// # Errors
     /// When one that came before cannot be raised again.
     pub fn release(&self) -> io::Result<()> {
         self.released.store(true, Ordering::SeqCst);
-        while let Some((number, _)) = self.take(|_| true) {
+        while let Some((number, _)) = self.take(Signal::is_end) {
             low_level::raise(number)?;
         }
         Ok(())

@@ -43,14 +43,7 @@ impl Supervisor {
         self.tell("STOPPING=1\nSTATUS=Draining");
     }
 
-    /// One line for `systemctl status`.
-    pub fn status(&self, text: &str) {
-        let mut line = String::from("STATUS=");
-        line.extend(text.chars().take(400).map(|c| if c.is_control() { ' ' } else { c }));
-        self.tell(&line);
-    }
-
-    /// Asks for more time than the unit file gives, for a drain or a hand-over.
+    /// Asks for the time that a drain may take, in case the unit file gives less. Has to come after the stop has begun.
     pub fn extend_timeout(&self, by: Duration) {
         self.tell(&format!("EXTEND_TIMEOUT_USEC={}", by.as_micros()));
     }
@@ -197,15 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_datagrams_and_a_status_is_one_line() {
+    fn messages_are_datagrams() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let listener = listener(&path);
         let supervisor = Supervisor::at(path.to_str());
         supervisor.ready();
         assert_eq!(heard(&listener), format!("READY=1\nMAINPID={}\nSTATUS=Serving", std::process::id()));
-        supervisor.status("one\nREADY=0");
-        assert_eq!(heard(&listener), "STATUS=one READY=0");
+        supervisor.extend_timeout(Duration::from_millis(1500));
+        assert_eq!(heard(&listener), "EXTEND_TIMEOUT_USEC=1500000");
         supervisor.reloading();
         assert!(heard(&listener).starts_with("RELOADING=1\nMONOTONIC_USEC="));
     }

@@ -253,6 +253,7 @@ fn ctrl_c_ends_who_waits_for_an_answer() {
         .unwrap();
     let _connected = silent.accept().unwrap();
     let pid = rustix::process::Pid::from_raw(i32::try_from(asking.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, Signal::USR1).unwrap();
     rustix::process::kill_process(pid, Signal::INT).unwrap();
     assert_eq!(asking.wait().unwrap().signal(), Some(2));
 }

@@ -557,6 +557,45 @@ async fn an_upgrade_that_fails_makes_up_for_what_was_asked_meanwhile() {
     }
 }
 
+/// What systemd hears in the life of a service: who its main process is, when it reads again, how long its end may take.
+#[tokio::test]
+async fn the_supervisor_follows() {
+    let server = server().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let supervisor = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let hears = async || {
+        let mut buffer = [0; 512];
+        let length = soon(supervisor.recv(&mut buffer)).await.unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    };
+    let ready = |pid: u32| format!("READY=1\nMAINPID={pid}\nSTATUS=Serving");
+    let setup = Gateway::setup().env("NOTIFY_SOCKET", path.to_str().unwrap()).flag("drain.webSocketTimeout=1h");
+    let dynamic = format!(
+        "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+         services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
+        server.url()
+    );
+    let mut gateway = setup.dynamic(dynamic).start().await;
+    assert_eq!(hears().await, ready(gateway.pid()));
+    gateway.told("reload").await;
+    assert!(hears().await.starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(hears().await, ready(gateway.pid()));
+    let mut tunnel = websocket(gateway.address()).await;
+    let told = gateway.told("upgrade").await;
+    let heir = told.out.split(' ').find_map(|word| word.parse::<u32>().ok()).expect("a process");
+    assert_eq!(hears().await, ready(heir));
+    kill_process(Pid::from_raw(i32::try_from(heir).unwrap()).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(hears().await, ready(gateway.pid()), "the old one is the main process again");
+    gateway.signal(Signal::TERM);
+    assert_eq!(hears().await, "STOPPING=1\nSTATUS=Draining");
+    assert_eq!(hears().await, "EXTEND_TIMEOUT_USEC=3610000000");
+    tunnel.send("x").await;
+    assert_eq!(tunnel.bytes(1).await, b"x");
+    drop(tunnel);
+    assert_eq!(gateway.ended().await, Some(0));
+}
+
 /// A successor that never gets ready does not keep the process from ending.
 #[tokio::test]
 async fn a_stop_interrupts_an_upgrade() {
