@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt doc bench hitless load dist pgo prepare
+.PHONY: help run test check fmt doc bench hitless systemd load dist pgo prepare
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -37,6 +37,10 @@ bench: prepare ## microbenchmarks
 
 hitless: prepare ## upgrades and reloads under load: three minutes in which nothing may fail
 	load-tests/hitless.sh
+
+systemd: prepare ## the service under a real systemd, in a container: needs root and debootstrap
+	$(CARGO) build --locked --all-features --bin portcullis --example drill
+	load-tests/systemd.sh
 
 load: prepare ## compares with nginx, HAProxy, Caddy and bare Pingora, one core each
 	@tools/prepare load
