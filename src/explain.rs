@@ -16,7 +16,7 @@ use crate::exchange::{Client, Exchange, Original, RequestView, TlsFacts};
 use crate::middleware::Flow;
 use crate::service::Service;
 use crate::snapshot::{Route, Target};
-use crate::traffic::http::{EntryPointHttp, forwarded, guard};
+use crate::traffic::http::{EntryPointHttp, forwarded, guard, upstream};
 use crate::units::Name;
 
 /// Explains the request on the command line.
@@ -40,10 +40,11 @@ fn answer(arguments: &ExplainArgs) -> Result<String, String> {
     let offline = check::offline(&rest)?;
     let app = &offline.app;
     let index = entry_point(app, arguments)?;
+    let is_trusted = app.trusts(index, question.client);
     let treated = app.http();
     let treated = treated.get(index).ok_or("there is no entry point")?;
     let applied = app.status.applied().ok_or("no configuration could be applied")?;
-    offline.runtime.block_on(explain(&question, &applied, index, treated))
+    offline.runtime.block_on(explain(&question, &applied, (index, is_trusted), treated))
 }
 
 /// The entry point that is named, that listens on the URL's port, or the first one that routers use by default.
@@ -107,7 +108,8 @@ impl Question {
         let target = self.url.path_and_query().map_or("/", |target| target.as_str());
         let mut request = RequestHeader::build(self.method.as_str(), target.as_bytes(), None)
             .map_err(|error| format!("not a request: {error}"))?;
-        if let Some(authority) = self.url.authority() {
+        // As with curl: the URL says where to connect, and whom to ask for unless a header does.
+        if let Some(authority) = self.url.authority().filter(|_| !self.headers.iter().any(|(name, _)| name == HOST)) {
             let _ = request.insert_header(HOST, authority.as_str());
         }
         for (name, value) in &self.headers {
@@ -117,19 +119,19 @@ impl Question {
     }
 }
 
-/// Explains `question`, asked at `entry_point`.
+/// Explains `question`, asked at the entry point of this index, which trusts what the client says of others, or does not.
 ///
 /// # Errors
 /// A sentence, if it is no request at all.
 pub async fn explain(
     question: &Question,
     applied: &Applied,
-    index: usize,
+    (index, is_trusted): (usize, bool),
     entry_point: &EntryPointHttp,
 ) -> Result<String, String> {
     let mut out = String::new();
     let mut request = question.request()?;
-    let client = Arc::new(client(question, index, entry_point));
+    let client = Arc::new(Client { trusted: is_trusted, ..client(question, index, entry_point) });
     let _ = writeln!(
         out,
         "request      {} {} from {} at entry point {}",
@@ -247,7 +249,7 @@ fn changes(before: &RequestHeader, after: &RequestHeader) -> Vec<String> {
     changes
 }
 
-fn tell_service(out: &mut String, name: &str, service: &Service, request: &RequestHeader, exchange: &mut Exchange) {
+fn tell_service(out: &mut String, name: &str, service: &Service, request: &mut RequestHeader, exchange: &mut Exchange) {
     let _ = writeln!(out, "service      {name} ({})", kind(service));
     if let Service::Internal(_) = service {
         return;
@@ -262,7 +264,15 @@ fn tell_service(out: &mut String, name: &str, service: &Service, request: &Reque
                 let _ = writeln!(out, "  candidate  {} weight {} {state}", member.server.url(), member.weight);
             }
             let _ = writeln!(out, "  one of them, now {}", selection.server.url());
+            let before = request.clone();
+            if upstream::address(request, &selection).is_err() {
+                out.push_str("  answers    500: the path is too long with that of the server\n");
+                return;
+            }
             let _ = writeln!(out, "sends        {} {}", request.method, request.uri);
+            for change in changes(&before, request).iter().filter(|change| change.starts_with("header")) {
+                let _ = writeln!(out, "  sets       {change}");
+            }
         }
         Err(fault) => {
             let _ = writeln!(out, "  answers    {} {}", fault.status().as_u16(), fault.code());

@@ -1,6 +1,7 @@
 //! The composition root: the only module that knows everyone. It translates settings into options and joins the parts.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -164,6 +165,13 @@ impl App {
             .filter_map(|(index, (name, entry_point))| options::door(index, name, entry_point).err())
             .flatten()
             .collect()
+    }
+
+    /// Whether an entry point believes what this peer says of others, in `X-Forwarded-For` and the like.
+    pub fn trusts(&self, index: usize, peer: IpAddr) -> bool {
+        let found = options::tcp_entry_points(&self.install).nth(index);
+        let door = found.and_then(|(name, entry_point)| options::door(index, name, entry_point).ok());
+        door.is_some_and(|door| door.forwarders.contains(peer))
     }
 
     /// How HTTP requests of each entry point are treated.

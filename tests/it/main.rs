@@ -9,6 +9,7 @@ mod compatibility_page;
 mod endurance;
 mod errors_page;
 mod examples;
+mod explained;
 mod fail_closed;
 mod front_door;
 mod h2_attacks;

@@ -21,7 +21,7 @@ mod hooks;
 mod lane;
 mod respond;
 mod tell;
-mod upstream;
+pub mod upstream;
 
 pub use forwarded::ForwardedOptions;
 pub use guard::{EncodedCharacters, GuardOptions, Underscores};

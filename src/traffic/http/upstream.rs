@@ -39,7 +39,10 @@ pub(super) fn fault_of(error: &Error, phase: Phase) -> Fault {
 }
 
 /// Host and path as the chosen server wants them.
-pub(super) fn address(request: &mut RequestHeader, selection: &Selection) -> Result<()> {
+///
+/// # Errors
+/// If the path is too long with that of the server.
+pub fn address(request: &mut RequestHeader, selection: &Selection) -> Result<()> {
     // An HTTP/1.0 client need not say a host, but what we send is HTTP/1.1 and must (RFC 9112 §3.2).
     let has_host = request.headers.contains_key(HOST) || request.uri.authority().is_some();
     if !selection.pool.pass_host_header() || !has_host {
