@@ -141,7 +141,7 @@ pub struct CheckArgs {
     /// Print problems as JSON
     #[arg(long)]
     pub json: bool,
-    /// A configuration file, static or dynamic, and static flags
+    /// A configuration file, static or dynamic, and static flags: `check dynamic.yaml --configFile=static.yaml`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILE | FLAGS")]
     pub rest: Vec<String>,
 }

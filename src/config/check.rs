@@ -196,6 +196,10 @@ impl Walk<'_> {
             let length = self.enter(&key.name);
             let start = self.found.problems.len();
             self.failures = 0;
+            let is_empty = node.value == Value::Null && each.kind == Kind::Section && status == Status::Acts;
+            if is_empty {
+                self.fail("nothing is written below it".to_owned(), None, key.span);
+            }
             let stays = self.field(each, key, node, status);
             self.path.truncate(length);
             if self.failures == 0 {

@@ -1,14 +1,16 @@
 //! What holds in the end: types out of a checked tree, entry points that nobody wrote, and what only the whole can tell.
 
+use std::collections::BTreeMap;
+
 use super::address::{Address, Protocol};
 use super::check::{BrokenObject, Checked};
-use super::deserialize::{IS_MISSING, from_node};
+use super::deserialize::{IS_MISSING, Read, follows_from, from_node};
 use super::entry_points::EntryPoint;
 use super::install::{INTERNAL_ENTRY_POINT, Install};
 use super::tree::{Key, Node, Sources, Span, Value};
 use crate::observe::{access_log, metrics};
-use crate::problem::{Place, Problem, Problems};
-use crate::units::Name;
+use crate::problem::{Place, Problem, Problems, all, refuse};
+use crate::units::{Name, Networks};
 
 /// Providers that `providers.precedence` may name.
 const PROVIDERS: [&str; 17] = [
@@ -40,6 +42,7 @@ pub(super) fn install(mut tree: Node, checked: Checked, sources: &Sources) -> (I
     add_transport(&mut tree);
     let mut install = reader.sections(tree);
     reader.entry_points(&mut install, written, checked.broken);
+    reader.addresses(&mut install);
     reader.add_entry_points(&mut install);
     reader.redirections(&mut install);
     reader.validate(&mut install);
@@ -75,11 +78,14 @@ impl Reader<'_> {
         for BrokenObject { name, mut problems, rest, .. } in broken {
             // What is left of it may hold a mistake as well, which is better told now than after the first one is mended.
             let path = format!("entryPoints.{name}");
-            let found =
-                from_node::<EntryPoint>(&rest, self.sources).whole().and_then(only_tcp).err().unwrap_or_default();
-            let found = found.into_iter().filter(|problem| problem.message != IS_MISSING);
-            let found: Vec<_> =
-                found.map(|problem| problem.under(&path).placed(self.sources.place(rest.span))).collect();
+            self.remember(&path, &rest);
+            let Read { object, problems: mut found } = from_node::<EntryPoint>(&rest, self.sources);
+            found.extend(object.and_then(|entry_point| usable(entry_point).err()).unwrap_or_default());
+            let found = found.under(&path).into_iter().filter(|problem| {
+                let follows = problems.iter().any(|known: &Problem| follows_from(&problem.path, &known.path));
+                problem.message != IS_MISSING && !follows
+            });
+            let found: Vec<_> = found.map(|problem| self.placed(problem)).collect();
             self.problems.extend(found.iter().cloned());
             problems = problems.into_iter().chain(found).collect();
             install.broken_entry_points.insert(Name::from(&*name), problems);
@@ -88,18 +94,36 @@ impl Reader<'_> {
         for (Key { name, .. }, node) in entries {
             let path = format!("entryPoints.{name}");
             self.remember(&path, &node);
-            match from_node::<EntryPoint>(&node, self.sources).whole().and_then(only_tcp) {
-                Ok(entry_point) => {
-                    install.entry_points.insert(Name::from(&*name), entry_point);
-                }
-                Err(found) => {
-                    let place = self.sources.place(node.span);
-                    let found: Vec<_> =
-                        found.into_iter().map(|problem| problem.under(&path).placed(place.clone())).collect();
-                    self.problems.extend(found.iter().cloned());
-                    install.broken_entry_points.insert(Name::from(&*name), found.into());
-                }
+            let Read { object, problems: mut found } = from_node::<EntryPoint>(&node, self.sources);
+            let usable = object.and_then(|entry_point| found.keep(usable(entry_point)));
+            match usable.filter(|_| found.is_empty()) {
+                Some(entry_point) => drop(install.entry_points.insert(Name::from(&*name), entry_point)),
+                None => self.refuse(install, &name, found),
             }
+        }
+    }
+
+    /// Notes what is wrong with an entry point, which stays closed.
+    fn refuse(&mut self, install: &mut Install, name: &str, found: Problems) {
+        let found = found.under(&format!("entryPoints.{name}"));
+        let found: Box<[_]> = found.into_iter().map(|problem| self.placed(problem)).collect();
+        self.problems.extend(found.iter().cloned());
+        install.broken_entry_points.insert(Name::from(name), found);
+    }
+
+    /// Two that listen on one address: the system would refuse the second.
+    fn addresses(&mut self, install: &mut Install) {
+        let mut first = BTreeMap::new();
+        let mut taken = Vec::new();
+        for (name, EntryPoint { address, reuse_port, .. }) in &install.entry_points {
+            let other = first.entry((&address.host, address.port)).or_insert((name, *reuse_port));
+            if address.port != 0 && other.0 != name && !(*reuse_port && other.1) {
+                taken.push((name.clone(), format!("entry point `{}` listens on {address} already", other.0.as_str())));
+            }
+        }
+        for (name, message) in taken {
+            install.entry_points.remove(&name);
+            self.refuse(install, name.as_str(), Problem::at("address", message).into());
         }
     }
 
@@ -122,7 +146,7 @@ impl Reader<'_> {
     /// Finds the port that each redirection leads to. One that leads nowhere closes its entry point.
     fn redirections(&mut self, install: &mut Install) {
         let ports = install.entry_points.iter().map(|(name, entry_point)| (name.clone(), entry_point.address.port));
-        let ports = ports.collect::<std::collections::BTreeMap<_, _>>();
+        let ports = ports.collect::<BTreeMap<_, _>>();
         let broken = &mut install.broken_entry_points;
         let mut failed = Vec::new();
         for (name, entry_point) in &mut install.entry_points {
@@ -204,18 +228,26 @@ impl Reader<'_> {
         for (key, node) in node.entries() {
             self.remember(&format!("{path}.{}", key.name), node);
         }
+        if let Value::List(items) = &node.value {
+            items.iter().enumerate().for_each(|(index, item)| self.remember(&format!("{path}[{index}]"), item));
+        }
     }
 
     fn problem(&self, path: &str, message: String) -> Problem {
         Problem::at(path, message).placed(self.place(path))
     }
 
+    fn placed(&self, problem: Problem) -> Problem {
+        let place = self.place(&problem.path);
+        problem.placed(place)
+    }
+
     /// Where `path` stands, or else the nearest section above it.
     fn place(&self, path: &str) -> Option<Place> {
         let found = self.spans.iter().find(|(known, _)| known == path);
-        match (found, path.rsplit_once('.')) {
+        match (found, path.rfind(['.', '['])) {
             (Some((_, span)), _) => self.sources.place(*span),
-            (None, Some((above, _))) => self.place(above),
+            (None, Some(end)) => self.place(path.get(..end)?),
             (None, None) => None,
         }
     }
@@ -262,13 +294,19 @@ fn add_transport(tree: &mut Node) {
     }
 }
 
-fn only_tcp(entry_point: EntryPoint) -> Result<EntryPoint, Problems> {
-    match entry_point.address.protocol {
-        Protocol::Tcp => Ok(entry_point),
-        Protocol::Udp => {
-            Err(Problem::at("address", "UDP is not supported yet").with_help("the entry point stays closed").into())
-        }
-    }
+/// What keeps an entry point from being opened, apart from whether its address is free.
+fn usable(entry_point: EntryPoint) -> Result<EntryPoint, Problems> {
+    let protocol = refuse(entry_point.address.protocol == Protocol::Udp, || {
+        Problem::at("address", "UDP is not supported yet").with_help("the entry point stays closed")
+    });
+    let forwarders = check_networks("forwardedHeaders.trustedIPs", &entry_point.forwarded_headers.trusted_ips);
+    let proxies = entry_point.proxy_protocol.as_ref().map_or(&[][..], |proxy| &proxy.trusted_ips);
+    all((protocol, forwarders, check_networks("proxyProtocol.trustedIPs", proxies))).map(|_| entry_point)
+}
+
+fn check_networks(path: &str, list: &[String]) -> Result<(), Problems> {
+    let problem = |(index, message)| Problem::at(format!("{path}[{index}]"), message);
+    Networks::parse(list).map(drop).map_err(|wrong| wrong.into_iter().map(problem).collect())
 }
 
 fn is_base_path(path: &str) -> bool {

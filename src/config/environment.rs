@@ -37,14 +37,29 @@ pub fn read(variables: &[(String, String)], sources: &mut Sources) -> Environmen
                 continue;
             }
             let segments = folded.split('_').collect::<Vec<_>>();
-            if segments.first().is_none_or(|root| STATIC.field(root).is_none()) {
-                continue;
-            }
+            let root = segments.first().copied().unwrap_or_default();
+            // Others may have variables of our prefix, too. One that begins like a setting was meant to be one, as for Traefik.
+            let begun = STATIC
+                .fields
+                .iter()
+                .map(|field| field.name.to_ascii_lowercase())
+                .filter(|it| root.starts_with(&**it))
+                .max_by_key(String::len);
+            let Some(begun) = begun else { continue };
             let span = Span::whole(sources.add(format!("environment {name}")));
             match resolve(&STATIC, &segments, Joint::Underscore) {
                 Ok((steps, shape)) => {
                     insert(&mut tree, &steps, shape, Node::new(Value::Str((*value).into()), span));
                     environment.count += 1;
+                }
+                Err(failure) if STATIC.field(root).is_none() => {
+                    let parted = [&*begun, root.get(begun.len()..).unwrap_or_default()];
+                    let parted: Vec<_> = parted.into_iter().chain(segments.iter().skip(1).copied()).collect();
+                    let meant = resolve(&STATIC, &parted, Joint::Underscore).is_ok().then(|| parted.join("_"));
+                    let meant =
+                        meant.or(failure.near).map(|near| format!("did you mean `{prefix}{}`?", near.to_uppercase()));
+                    let problem = Problem { help: meant, ..Problem::at("", "there is no such variable") };
+                    environment.problems.push(problem.placed(sources.place(span)));
                 }
                 Err(failure) => {
                     let known = segments.get(..failure.known).unwrap_or_default().join("_");
@@ -114,6 +129,14 @@ mod tests {
         assert_eq!(
             parse(&[("TRAEFIK_LOG_LEVELS", "x")]).1,
             ["environment TRAEFIK_LOG_LEVELS: error: there is no such variable (did you mean `TRAEFIK_LOG_LEVEL`?)"]
+        );
+        assert_eq!(
+            parse(&[("TRAEFIK_LOGLEVEL", "x"), ("TRAEFIK_PINGPONG", "x"), ("PORTCULLIS_LOGGER", "x")]).1,
+            [
+                "environment TRAEFIK_LOGLEVEL: error: there is no such variable (did you mean `TRAEFIK_LOG_LEVEL`?)",
+                "environment TRAEFIK_PINGPONG: error: there is no such variable",
+                "environment PORTCULLIS_LOGGER: error: there is no such variable",
+            ]
         );
     }
 }

@@ -129,7 +129,7 @@ http: {routers: {}}
             "8:14 log.level: unknown level `LOUD`: expected TRACE, DEBUG, INFO, WARN, ERROR, FATAL or PANIC",
             "11:27 core.defaultRuleSyntax: `v4` is not known, expected one of `v2`, `v3`",
             "4:18 entryPoints.odd.address: `nonsense` has no port, expected a form like `:80` or `127.0.0.1:8080`",
-            "5:8 entryPoints.dns.address: UDP is not supported yet",
+            "5:18 entryPoints.dns.address: UDP is not supported yet",
             "7:64 entryPoints.lost.http.redirections.entryPoint.to: there is no entry point `nowhere`",
             "9:20 ping.entryPoint: there is no entry point `gone`",
             "10:17 api.basePath: `no slash` is not a path of letters, digits and `/_.:~-`",

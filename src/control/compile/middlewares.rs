@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::config::Routing;
 use crate::middleware::chain::Step;
 use crate::middleware::{AnyMiddleware, Chain, Kit, Settings};
-use crate::problem::Problems;
+use crate::problem::{Problem, Problems};
 use crate::units::Name;
 
 use super::Built;
@@ -77,7 +77,33 @@ impl<'a> Bench<'a> {
                 problems.extend(remains.news(found).under(&format!("http.middlewares.{name}")));
             }
         }
+        bench.check_chains(problems);
         bench
+    }
+
+    /// Tells what is wrong with the members of each chain, used or not. A chain with such a member is broken.
+    fn check_chains(&mut self, problems: &mut Problems) {
+        let chains = self.routing.http.middlewares.iter().filter_map(|(name, it)| Some((name, it.chain()?)));
+        let mut broken = Vec::new();
+        for (name, members) in chains {
+            let provider = name.provider().unwrap_or_default();
+            for (index, member) in members.iter().map(|member| member.within(provider)).enumerate() {
+                let mut expansion = Expansion { above: vec![name.clone()], flat: Vec::new(), seen: 0 };
+                let Err(flaw) = self.expand(&member, &mut expansion) else { continue };
+                let message = match flaw {
+                    Flaw::Lacking(message) if expansion.above.len() == 1 => message,
+                    Flaw::Circle(message, of) if of == *name => message,
+                    // What is wrong within another chain is told there.
+                    Flaw::Lacking(_) | Flaw::Circle(..) => format!("middleware \"{member}\" {BROKEN}"),
+                    // The limit is that of a whole list; whoever writes that list is told.
+                    Flaw::Endless(_) => continue,
+                };
+                broken.push(name);
+                let path = format!("http.middlewares.{name}.chain.middlewares[{index}]");
+                problems.push(Problem::at(path, message));
+            }
+        }
+        self.broken.extend(broken);
     }
 
     pub(super) fn finish(mut self) -> Made {
@@ -184,7 +210,9 @@ impl<'a> Bench<'a> {
         let mut gaps = Vec::new();
         for (index, name) in names.iter().enumerate() {
             expansion.above.clear();
-            if let Err(message) = self.expand(name, &mut expansion) {
+            if let Err(Flaw::Lacking(message) | Flaw::Circle(message, _) | Flaw::Endless(message)) =
+                self.expand(name, &mut expansion)
+            {
                 gaps.push((index, message));
             }
         }
@@ -194,22 +222,26 @@ impl<'a> Bench<'a> {
     }
 
     /// Adds what stands for `name`: itself, or the members of a chain.
-    fn expand(&self, name: &Name, to: &mut Expansion) -> Result<(), String> {
+    fn expand(&self, name: &Name, to: &mut Expansion) -> Result<(), Flaw> {
         to.seen += 1;
         if to.seen > EXPANSION_LIMIT {
-            return Err(format!(
-                "middleware \"{name}\" makes more than {EXPANSION_LIMIT} of them, its chains taken apart"
-            ));
+            let message =
+                format!("middleware \"{name}\" makes more than {EXPANSION_LIMIT} of them, its chains taken apart");
+            return Err(Flaw::Endless(message));
         }
         if to.above.contains(name) {
             let path = to.above.iter().chain([name]).map(Name::as_str).collect::<Vec<_>>().join("->");
-            return Err(format!("could not instantiate middleware {name}: recursion detected in {path}"));
+            let message = format!("could not instantiate middleware {name}: recursion detected in {path}");
+            return Err(Flaw::Circle(message, name.clone()));
         }
         let http = &self.routing.http;
         let Some(settings) = http.middlewares.get(name) else {
             let how = if http.broken.middlewares.contains_key(name) { BROKEN } else { "does not exist" };
-            return Err(format!("middleware \"{name}\" {how}"));
+            return Err(Flaw::Lacking(format!("middleware \"{name}\" {how}")));
         };
+        if self.broken.contains(name) {
+            return Err(Flaw::Lacking(format!("middleware \"{name}\" {BROKEN}")));
+        }
         match settings.chain() {
             Some(members) => {
                 to.above.push(name.clone());
@@ -218,7 +250,6 @@ impl<'a> Bench<'a> {
                 }
                 to.above.pop();
             }
-            None if self.broken.contains(name) => return Err(format!("middleware \"{name}\" {BROKEN}")),
             None => to.flat.push(name.clone()),
         }
         Ok(())
@@ -226,6 +257,16 @@ impl<'a> Bench<'a> {
 }
 
 const BROKEN: &str = "is broken; see its own problems";
+
+/// Why a name stands for nothing.
+enum Flaw {
+    /// It, or one of its members, is not there or broken.
+    Lacking(String),
+    /// It leads back to this chain.
+    Circle(String, Name),
+    /// It stands for too many.
+    Endless(String),
+}
 
 /// A list on its way to being flat.
 struct Expansion {

@@ -280,6 +280,30 @@ fn chains_within_chains_do_not_multiply_without_end() {
 }
 
 #[test]
+fn chains_tell_what_is_wrong_with_them_used_or_not() {
+    let problems = Bed::new().problems(
+        "http: {middlewares: {fine: {addPrefix: {prefix: /x}}, bad: {addPrefix: {}}, round: {chain: {middlewares: [fine, about]}}, \
+         about: {chain: {middlewares: [round]}}, lacks: {chain: {middlewares: [fine, none, bad, round]}}, \
+         uses: {chain: {middlewares: [lacks]}}, whole: {chain: {middlewares: [fine]}}}}",
+    );
+    let circle = "could not instantiate middleware";
+    let expected = [
+        "bad@file.addPrefix.prefix: prefix cannot be empty".to_owned(),
+        format!(
+            "about@file.chain.middlewares[0]: {circle} about@file: recursion detected in about@file->round@file->about@file"
+        ),
+        "lacks@file.chain.middlewares[1]: middleware \"none@file\" does not exist".to_owned(),
+        "lacks@file.chain.middlewares[2]: middleware \"bad@file\" is broken; see its own problems".to_owned(),
+        "lacks@file.chain.middlewares[3]: middleware \"round@file\" is broken; see its own problems".to_owned(),
+        format!(
+            "round@file.chain.middlewares[1]: {circle} round@file: recursion detected in round@file->about@file->round@file"
+        ),
+        "uses@file.chain.middlewares[0]: middleware \"lacks@file\" is broken; see its own problems".to_owned(),
+    ];
+    assert_eq!(problems, expected.map(|problem| format!("error: http.middlewares.{problem}")));
+}
+
+#[test]
 fn what_middlewares_warn_of_is_told() {
     let problems = Bed::new().problems("http: {middlewares: {f: {inFlightReq: {amount: 0}}}}");
     assert_eq!(problems, ["warning: http.middlewares.f@file.inFlightReq.amount: is 0, so every request is refused"]);
