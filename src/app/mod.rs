@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+
 use crate::admin::{self, About, Api, Dashboard, Noop, Ping};
 use crate::cli::Exit;
 use crate::config::install::Install;
@@ -189,6 +191,7 @@ impl App {
             access_log,
             log_internals: self.install.access_log.as_ref().is_some_and(|log| log.add_internals),
             metrics: self.metrics.clone(),
+            connector: TransportConnector::new(Some(ConnectorOptions::new(1))),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::units::Name;
 
 pub mod hash_key;
 pub mod health;
+pub mod idle;
 pub mod internal;
 pub mod passive_health;
 pub mod pool;

@@ -328,7 +328,7 @@ impl ServerPool {
         self.strategy.observe(&member.server, outcome, now);
         if outcome.is_failure() {
             self.note_failure(index, now);
-        } else if let (None, Some(failures)) = (outcome.failure, &member.failures) {
+        } else if let (Some(_), None, Some(failures)) = (outcome.status, outcome.failure, &member.failures) {
             failures.forget();
         }
     }

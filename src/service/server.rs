@@ -14,6 +14,7 @@ use pingora::upstreams::peer::{HttpPeer, Scheme};
 use serde::{Deserialize, Serialize};
 
 use super::health;
+use super::idle::{self, Idle};
 use super::resolve::{Addresses, Found};
 use super::strategy::{drr, least_time};
 use super::transport::Transport;
@@ -64,6 +65,7 @@ pub struct Server {
     transport: u64,
     template: HttpPeer,
     idle_limit: Option<usize>,
+    idle: Arc<Idle>,
     in_flight: AtomicUsize,
     pub(super) health: health::State,
     /// Passive health: no requests before this time, in milliseconds of [`millis`].
@@ -89,6 +91,7 @@ impl Server {
             transport: transport.identity(),
             template: template(&url, transport),
             idle_limit: transport.idle_limit,
+            idle: Arc::default(),
             in_flight: AtomicUsize::new(0),
             health: health::State::default(),
             left_alone_until: AtomicU64::new(0),
@@ -143,6 +146,20 @@ impl Server {
 
     pub(super) fn set_last_error(&self, error: Option<&str>) {
         *self.last_error.lock() = error.map(Arc::from);
+    }
+
+    /// An idle HTTP/1 connection to `address`, with nothing left of its last exchange.
+    pub fn take_idle(&self, address: SocketAddr, now: Instant) -> Option<idle::Connection> {
+        self.idle.take(address, self.idle_bounds(), now)
+    }
+
+    /// Gives back a connection over which an exchange has come to its end.
+    pub fn put_idle(&self, connection: idle::Connection, now: Instant) {
+        self.idle.put(connection, self.idle_bounds(), now);
+    }
+
+    fn idle_bounds(&self) -> idle::Bounds {
+        idle::Bounds { most: self.idle_limit, longest: self.template.options.idle_timeout }
     }
 
     pub(super) fn addresses(&self) -> &Addresses {

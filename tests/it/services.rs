@@ -654,3 +654,92 @@ async fn many_clients_at_once_get_their_own_answers() {
     assert_eq!(server.count(), 500);
     assert_eq!(server.violations(), Vec::<String>::new());
 }
+
+/// A server that closes an idle connection just as a request comes on it is not a broken one.
+#[tokio::test]
+async fn closed_idle_connections_say_nothing_of_a_servers_health() {
+    let asked = AtomicUsize::new(0);
+    let server = Server::start(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+        1 => vec![Step::Close],
+        _ => ok("fine"),
+    })
+    .await;
+    let gateway = gateway(&format!("{}, passiveHealthCheck: {{}}", servers(&[&server])), "").await;
+    let mut peer = gateway.connect().await;
+    for turn in 0..4 {
+        assert_eq!(peer.get("/", "").await.status, 200, "turn {turn}");
+    }
+}
+
+/// A server that pauses within an answer of known length until the test goes on.
+async fn pausing() -> Server {
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello".to_vec();
+    Server::start(move |_| {
+        vec![Step::ReadBody, Step::Send(head.clone()), Step::WaitForTest, Step::Send(b"world".to_vec())]
+    })
+    .await
+}
+
+/// `responseForwarding.flushInterval`: what has come is passed on by then at the latest, and at once if it is below zero.
+#[tokio::test]
+async fn parts_of_answers_wait_no_longer_than_they_may() {
+    for interval in ["-1ms", "100ms"] {
+        let server = pausing().await;
+        let forwarding = format!("responseForwarding: {{flushInterval: {interval}}}");
+        let gateway = gateway(&format!("{}, {forwarding}", servers(&[&server])), "").await;
+        let mut peer = gateway.connect().await;
+        peer.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        // The server does not go on before this has come.
+        assert_eq!(peer.head().await.unwrap().status, 200, "{interval}");
+        assert_eq!(peer.bytes(5).await, b"hello", "{interval}");
+        server.go();
+        assert_eq!(peer.bytes(5).await, b"world", "{interval}");
+    }
+    let pause = Duration::from_millis(100);
+    let part = |text: &str| Step::Send(text.as_bytes().to_vec());
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+    let server = Server::start(move |_| vec![Step::ReadBody, part(head), Step::Wait(pause), part("world")]).await;
+    let forwarding = "responseForwarding: {flushInterval: 1h}";
+    let gateway = gateway(&format!("{}, {forwarding}", servers(&[&server])), "").await;
+    let mut peer = gateway.connect().await;
+    let started = Instant::now();
+    peer.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    assert_eq!(peer.head().await.unwrap().status, 200);
+    assert!(started.elapsed() >= pause, "the first part did not wait for the last");
+    assert_eq!(peer.bytes(10).await, b"helloworld");
+}
+
+/// `responseHeaderTimeout` is for the head: an answer may pause for longer.
+#[tokio::test]
+async fn an_answer_that_has_begun_may_take_its_time() {
+    let part = |text: &str| Step::Send(text.as_bytes().to_vec());
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+    let server =
+        Server::start(move |_| vec![Step::ReadBody, part(head), Step::Wait(Duration::from_millis(300)), part("world")])
+            .await;
+    let gateway = Gateway::with(
+        configuration(&format!("{}, serversTransport: hasty", servers(&[&server])), "")
+            + "  serversTransports:\n    hasty: {forwardingTimeouts: {responseHeaderTimeout: 100ms}}\n",
+    )
+    .await;
+    assert_eq!(gateway.connect().await.get("/", "").await.text(), "helloworld");
+}
+
+/// `idleConnTimeout`: what nobody uses is closed, and what is used is not.
+#[tokio::test]
+async fn idle_connections_to_servers_end_in_time() {
+    let server = Server::says("fine").await;
+    let gateway = Gateway::with(
+        configuration(&format!("{}, serversTransport: brief", servers(&[&server])), "")
+            + "  serversTransports:\n    brief: {forwardingTimeouts: {idleConnTimeout: 2s}}\n",
+    )
+    .await;
+    let mut peer = gateway.connect().await;
+    for _ in 0..3 {
+        assert_eq!(peer.get("/", "").await.text(), "fine");
+    }
+    assert_eq!((server.connections(), server.open()), (1, 1));
+    until(|| server.open() == 0).await;
+    assert_eq!(peer.get("/", "").await.text(), "fine");
+    assert_eq!(server.connections(), 2);
+}

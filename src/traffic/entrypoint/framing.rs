@@ -6,9 +6,9 @@
 use std::net::Ipv6Addr;
 use std::ops::Range;
 
-use super::chunks::{is_text, is_token};
 use super::options::Limits;
 use crate::exchange::Fault;
+use crate::traffic::chunks::{is_text, is_token};
 
 /// Longest method that we take, in bytes; the longest registered one has 17.
 pub(super) const METHOD_BYTES: usize = 32;

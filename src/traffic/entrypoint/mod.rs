@@ -11,7 +11,6 @@ use bytes::BytesMut;
 use pingora::apps::HttpServerApp;
 use tokio::net::{TcpListener, TcpStream};
 
-mod chunks;
 mod conn;
 mod connection;
 mod framing;

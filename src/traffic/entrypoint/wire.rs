@@ -17,11 +17,11 @@ use pingora::protocols::{SocketDigest, Stream, UniqueIDType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::chunks::Chunks;
 use super::connection::Connection;
 use super::framing::{Body, Framing};
 use super::pace::{Pace, Timer, now};
 use crate::exchange::Fault;
+use crate::traffic::chunks::Chunks;
 
 /// Bytes asked for with one read.
 const READ_BYTES: usize = 4096;

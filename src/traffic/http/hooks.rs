@@ -9,7 +9,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, 
 use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
-use pingora::prelude::{Error, ErrorSource, HttpPeer, Result};
+use pingora::prelude::{Error, HttpPeer, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::exchange::{Exchange, Fault, Original, Reply, RequestView};
@@ -19,7 +19,7 @@ use crate::snapshot::{Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::{self, Failure};
-use super::{EntryPointHttp, Flight, Gateway, answer, forwarded, guard, lane, upstream};
+use super::{EntryPointHttp, Flight, Gateway, answer, direct, forwarded, guard, lane, upstream};
 
 /// Pingora's hooks, all of them thin: they call the gateway and its parts.
 pub struct Hooks(pub Arc<Gateway>);
@@ -57,6 +57,9 @@ impl ProxyHttp for Hooks {
                 Ok(true)
             }
             None => {
+                if direct::suits(session, flight) && self.go_direct(session, flight).await? {
+                    return Ok(true);
+                }
                 lane::enter(session, flight);
                 Ok(false)
             }
@@ -64,10 +67,7 @@ impl ProxyHttp for Hooks {
     }
 
     async fn upstream_peer(&self, session: &mut Session, flight: &mut Flight) -> Result<Box<HttpPeer>> {
-        if !flight.pause.is_zero() {
-            tokio::time::sleep(std::mem::take(&mut flight.pause)).await;
-        }
-        self.next_peer(session, flight)
+        self.next_peer(session, flight).await
     }
 
     async fn upstream_request_filter(
@@ -81,11 +81,8 @@ impl ProxyHttp for Hooks {
             request.remove_header(&EXPECT);
             session.downstream_session.write_continue_response().await?;
         }
-        let (Some(connection), Some(selection)) = (&flight.connection, &flight.selection) else { return Ok(()) };
-        let entry_point = &self.entry_points[connection.client.entry_point_index];
-        forwarded::append_for(request, &connection.address, &entry_point.forwarded);
         upstream::want_trailers(request, session.req_header())?;
-        upstream::address(request, selection)
+        self.address(request, flight)
     }
 
     async fn request_body_filter(
@@ -125,9 +122,7 @@ impl ProxyHttp for Hooks {
         flight: &mut Flight,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        let fault = upstream::fault_of(&error, upstream::Phase::Connect);
-        flight.end_attempt(None, Some(fault));
-        let retry = flight.may_retry_connect(session);
+        let retry = flight.may_connect_again(session, &error);
         error.set_retry(retry);
         error
     }
@@ -140,17 +135,10 @@ impl ProxyHttp for Hooks {
         flight: &mut Flight,
         reused: bool,
     ) -> Box<Error> {
-        let fault = upstream::fault_of(&error, upstream::Phase::Exchange);
-        let from_server = *error.esource() == ErrorSource::Upstream;
-        if from_server {
-            flight.end_attempt(None, Some(fault));
-        } else {
-            flight.release_attempt();
-        }
         // Pingora marks what may have been a race with the server's idle timeout. Undecided, the mark panics when asked.
         error.retry.decide_reuse(reused);
-        let pool_race = error.retry();
-        let retry = from_server && flight.may_retry_exchange(session, reused, pool_race);
+        let is_race = reused && error.retry();
+        let retry = flight.may_go_on(session, &error, is_race);
         error.set_retry(retry);
         error
     }
@@ -161,22 +149,7 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         flight: &mut Flight,
     ) -> Result<()> {
-        answer::check(session.req_header(), response)?;
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
-            answer::clean(response);
-            return Ok(());
-        }
-        flight.note_answer(response.status);
-        if flight.wants_retry_of_status(session, response.status) {
-            flight.end_attempt(Some(response.status), None);
-            let mut error =
-                Error::explain(pingora::ErrorType::HTTPStatus(response.status.as_u16()), "status is tried again");
-            error.as_up();
-            error.set_retry(true);
-            return Err(error);
-        }
-        answer::clean(response);
-        Ok(())
+        self.judge(session, response, flight)
     }
 
     async fn response_filter(
@@ -185,26 +158,7 @@ impl ProxyHttp for Hooks {
         response: &mut ResponseHeader,
         flight: &mut Flight,
     ) -> Result<()> {
-        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
-        }
-        flight.responding = true;
-        // What went wrong in earlier attempts is over: the client gets a server's answer.
-        flight.fault = None;
-        flight.status = response.status.as_u16();
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(());
-        }
-        flight.climb(response);
-        if session.req_header().version == Version::HTTP_10 && answer::unchunk(response) {
-            // The end of the connection is the end of the body.
-            if let Some(connection) = &flight.connection {
-                connection.end_with_this_answer();
-            }
-        }
-        // How much of the request body is outstanding is known only now.
-        let keep_alive = respond::keep_alive(session, flight);
-        session.set_keepalive(keep_alive);
+        self.prepare(session, response, flight);
         Ok(())
     }
 
@@ -215,14 +169,7 @@ impl ProxyHttp for Hooks {
         end_of_stream: bool,
         flight: &mut Flight,
     ) -> Result<Option<Duration>> {
-        flight.origin_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        Stream::note_progress();
-        if let Some(exchange) = flight.exchange.as_mut().filter(|exchange| !exchange.response_body.is_empty()) {
-            exchange
-                .response_body
-                .chunk(body, end_of_stream)
-                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
-        }
+        flight.pass_up(body, end_of_stream)?;
         Ok(None)
     }
 
@@ -332,8 +279,11 @@ impl Gateway {
         if self.current.load().generation == 0 { Fault::NotReady } else { Fault::NoRouter }
     }
 
-    /// The peer of the next attempt.
-    fn next_peer(&self, session: &mut Session, flight: &mut Flight) -> Result<Box<HttpPeer>> {
+    /// The peer of the next attempt, once it is time for it.
+    pub(super) async fn next_peer(&self, session: &Session, flight: &mut Flight) -> Result<Box<HttpPeer>> {
+        if !flight.pause.is_zero() {
+            tokio::time::sleep(std::mem::take(&mut flight.pause)).await;
+        }
         if flight.selection.is_none() {
             flight.select(session.req_header()).map_err(|fault| {
                 flight.fault = Some(fault);
@@ -356,12 +306,95 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Makes a request one for the server that was chosen.
+    pub(super) fn address(&self, request: &mut RequestHeader, flight: &Flight) -> Result<()> {
+        let (Some(connection), Some(selection)) = (&flight.connection, &flight.selection) else { return Ok(()) };
+        let entry_point = &self.entry_points[connection.client.entry_point_index];
+        forwarded::append_for(request, &connection.address, &entry_point.forwarded);
+        upstream::address(request, selection)
+    }
+
+    /// Judges the head of a server's answer.
+    ///
+    /// # Errors
+    /// If it cannot be passed on, or is thrown away for another attempt.
+    pub(super) fn judge(&self, session: &Session, response: &mut ResponseHeader, flight: &mut Flight) -> Result<()> {
+        answer::check(session.req_header(), response)?;
+        if is_interim(response) {
+            answer::clean(response);
+            return Ok(());
+        }
+        flight.note_answer(response.status);
+        if flight.wants_retry_of_status(session, response.status) {
+            flight.end_attempt(Some(response.status), None);
+            let mut error =
+                Error::explain(pingora::ErrorType::HTTPStatus(response.status.as_u16()), "status is tried again");
+            error.as_up();
+            error.set_retry(true);
+            return Err(error);
+        }
+        answer::clean(response);
+        Ok(())
+    }
+
+    /// Makes the head of a server's answer one for the client.
+    pub(super) fn prepare(&self, session: &mut Session, response: &mut ResponseHeader, flight: &mut Flight) {
+        if is_interim(response) {
+            return;
+        }
+        flight.responding = true;
+        // What went wrong in earlier attempts is over: the client gets a server's answer.
+        flight.fault = None;
+        flight.status = response.status.as_u16();
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        flight.climb(response);
+        if session.req_header().version == Version::HTTP_10 && answer::unchunk(response) {
+            // The end of the connection is the end of the body.
+            if let Some(connection) = &flight.connection {
+                connection.end_with_this_answer();
+            }
+        }
+        // How much of the request body is outstanding is known only now.
+        let keep_alive = respond::keep_alive(session, flight);
+        session.set_keepalive(keep_alive);
+    }
+}
+
+/// Whether the answer that counts is still to come (RFC 9110 §15.2).
+pub(super) fn is_interim(response: &ResponseHeader) -> bool {
+    response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+}
+
 impl Flight {
+    /// Takes a piece of the answer's body up through the middlewares.
+    ///
+    /// # Errors
+    /// If one of them gives the answer up.
+    pub(super) fn pass_up(&mut self, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+        self.origin_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        Stream::note_progress();
+        if let Some(exchange) = self.exchange.as_mut().filter(|exchange| !exchange.response_body.is_empty()) {
+            exchange
+                .response_body
+                .chunk(body, end_of_stream)
+                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
+        }
+        Ok(())
+    }
+
     /// Chooses a server for the next attempt.
     pub(super) fn select(&mut self, request: &RequestHeader) -> Result<(), Fault> {
         let (Some(route), Some(exchange)) = (&self.route, &mut self.exchange) else { return Err(Fault::Internal) };
         let Target::Service { service, .. } = &route.target else { return Err(Fault::RouterDisabled) };
-        let selection = service.select(request, exchange, &self.tried)?;
+        let selection = service.select(request, exchange, &self.tried).inspect_err(|_| {
+            // The answer is the gateway's, but the outage is the service's.
+            if let Service::Servers(pool) = &**service {
+                self.service_meters = Some(pool.meters.clone());
+            }
+        })?;
         self.last_server = Some(selection.server.clone());
         self.service = Some(selection.pool.name().clone());
         self.service_meters = Some(selection.pool.meters.clone());

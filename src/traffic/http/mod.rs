@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pingora::connectors::TransportConnector;
 use smallvec::SmallVec;
 
 use crate::exchange::{Exchange, Fault};
@@ -15,6 +16,7 @@ use crate::traffic::entrypoint::Connection;
 use crate::units::Name;
 
 mod answer;
+mod direct;
 pub mod forwarded;
 pub mod guard;
 mod hooks;
@@ -58,6 +60,8 @@ pub struct Gateway {
     pub log_internals: bool,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What connects to servers on the direct way. It pools nothing: idle connections wait with their server.
+    pub connector: TransportConnector,
 }
 
 /// One request on its way: Pingora's per-request context. Parts never see it.

@@ -110,26 +110,32 @@ impl Flight {
         }
     }
 
-    /// Whether another attempt follows one that could not connect: the server has seen nothing of the request.
-    pub(super) fn may_retry_connect(&mut self, session: &Session) -> bool {
+    /// Ends an attempt that could not connect; whether another follows. The server has seen nothing of the request.
+    pub(super) fn may_connect_again(&mut self, session: &Session, error: &Error) -> bool {
+        self.end_attempt(None, Some(fault_of(error, Phase::Connect)));
         self.grant(session, Ending::NothingSent)
     }
 
-    /// Whether another attempt follows one that broke on a connection.
+    /// Ends an attempt that broke on a connection; whether another follows.
     ///
-    /// Without a `retry` middleware there is one case: a pooled connection that the server had closed meanwhile, and a
-    /// request that may be repeated. Pingora marks it (`pool_race`).
-    pub(super) fn may_retry_exchange(&mut self, session: &Session, reused: bool, pool_race: bool) -> bool {
-        let is_race = reused
-            && pool_race
+    /// Without a `retry` middleware there is one case: a pooled connection that the server had closed meanwhile (`is_race`), and
+    /// a request that may be repeated. Servers may close what is idle, so that says nothing of the server.
+    pub(super) fn may_go_on(&mut self, session: &Session, error: &Error, is_race: bool) -> bool {
+        if *error.esource() != ErrorSource::Upstream {
+            self.release_attempt();
+            return false;
+        }
+        if is_race
             && self.attempt < RACE_ATTEMPTS
             && !self.responding
             && !session.as_ref().retry_buffer_truncated()
-            && is_idempotent(&session.req_header().method);
-        if is_race {
+            && is_idempotent(&session.req_header().method)
+        {
+            self.end_attempt(None, None);
             self.pause = Duration::ZERO;
             return true;
         }
+        self.end_attempt(None, Some(fault_of(error, Phase::Exchange)));
         self.grant(session, Ending::Interrupted)
     }
 

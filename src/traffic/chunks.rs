@@ -1,4 +1,6 @@
-//! Where a chunked body ends: a strict scanner that changes nothing and forgets no byte.
+//! The chunked coding, read strictly: where a body ends, and what it holds.
+
+use bytes::{Buf, Bytes, BytesMut};
 
 /// Most bytes of chunk extensions in one body.
 const EXTENSION_BYTES: u32 = 16 << 10;
@@ -9,7 +11,7 @@ const SIZE_DIGITS: u8 = 15;
 
 /// Follows a chunked body (RFC 9112 §7.1) through buffers of any cut.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Chunks {
+pub(in crate::traffic) struct Chunks {
     state: State,
     extension_bytes: u32,
     trailer_bytes: u32,
@@ -17,7 +19,7 @@ pub(super) struct Chunks {
 
 /// The body breaks the chunked coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(in crate::traffic) struct Malformed;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -55,7 +57,7 @@ enum State {
 
 impl Chunks {
     /// Whether the whole body has been seen.
-    pub(super) fn is_done(&self) -> bool {
+    pub(in crate::traffic) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
@@ -63,7 +65,7 @@ impl Chunks {
     ///
     /// # Errors
     /// At the first byte that no strict reading allows.
-    pub(super) fn scan(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    pub(in crate::traffic) fn scan(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         let mut at = 0;
         while at < bytes.len() && self.state != State::Done {
             if let State::Content { left } = self.state {
@@ -76,6 +78,26 @@ impl Chunks {
             at += 1;
         }
         Ok(at)
+    }
+
+    /// Takes the next piece of content out of `input`, and what frames it. `None`: more bytes are needed, or the body is over.
+    ///
+    /// # Errors
+    /// At the first byte that no strict reading allows.
+    pub(in crate::traffic) fn next(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, Malformed> {
+        let mut at = 0;
+        while at < input.len() && self.state != State::Done {
+            if let State::Content { left } = self.state {
+                input.advance(at);
+                let taken = left.min(input.len() as u64);
+                self.state = if taken == left { State::ContentCr } else { State::Content { left: left - taken } };
+                return Ok(Some(input.split_to(taken as usize).freeze()));
+            }
+            self.state = self.step(input[at])?;
+            at += 1;
+        }
+        input.advance(at);
+        Ok(None)
     }
 
     fn step(&mut self, byte: u8) -> Result<State, Malformed> {
@@ -118,12 +140,12 @@ fn hex(byte: u8) -> Result<u64, Malformed> {
 }
 
 /// What may stand in a field value or an extension (RFC 9110 §5.5).
-pub(super) const fn is_text(byte: u8) -> bool {
+pub(in crate::traffic) const fn is_text(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// What may stand in a token (RFC 9110 §5.6.2).
-pub(super) const fn is_token(byte: u8) -> bool {
+pub(in crate::traffic) const fn is_token(byte: u8) -> bool {
     matches!(byte,
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z'
         | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
