@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-mod path_trie;
+mod path_index;
 pub mod route;
 pub mod route_table;
 

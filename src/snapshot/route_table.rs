@@ -2,23 +2,23 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::exchange::RequestView;
 use crate::rule::matcher::host::parent_domain;
 use crate::rule::{Conjunction, HostCondition, PathCondition, Rule};
 
-use super::path_trie::{Candidate, Key, PathTries};
+use super::path_index::{Candidate, Key, PathIndex};
 
 /// Longest text of all hosts, or of all paths, in the index; what comes after is found by its predicate alone.
 const TEXT_LIMIT_BYTES: usize = u32::MAX as usize;
 /// Runs of candidates that a search holds at once.
 const RUNS: usize = 24;
-/// The trie of routes whose host is not known.
+/// The tree of routes whose host is not known.
 const ANY_HOST: u32 = 0;
 
 /// What a route table needs to know of a route.
@@ -33,7 +33,7 @@ pub struct RouteTable<R> {
     routes: Box<[Arc<R>]>,
     hosts: Hosts,
     parents: Hosts,
-    tries: PathTries,
+    paths: PathIndex,
 }
 
 impl<R: Routed> RouteTable<R> {
@@ -42,7 +42,7 @@ impl<R: Routed> RouteTable<R> {
         routes.truncate(Candidate::MAX_RANK as usize);
         let (mut hosts, mut parents) = (Hosts::default(), Hosts::default());
         let mut roots = ANY_HOST + 1;
-        // Rules may be gone after this, so the paths are kept in one text until the tries stand.
+        // Rules may be gone after this, so the paths are kept in one text until the index stands.
         let mut keys = Vec::with_capacity(routes.len());
         let mut paths = String::new();
         for (rank, route) in (0_u32..).zip(&routes) {
@@ -72,10 +72,10 @@ impl<R: Routed> RouteTable<R> {
                 });
             }
         }
-        let tries = PathTries::build(roots, &paths, keys);
+        let paths = PathIndex::build(roots, &paths, keys);
         hosts.shrink();
         parents.shrink();
-        Self { routes: routes.into(), hosts, parents, tries }
+        Self { routes: routes.into(), hosts, parents, paths }
     }
 
     /// The first route, in rank order, whose rule the request meets. Allocates nothing and locks nothing.
@@ -88,12 +88,8 @@ impl<R: Routed> RouteTable<R> {
     /// The nearest `limit` routes, the one that matches among them: those whose host and path fit, then those whose host
     /// fits, then any. For people: it looks at all routes.
     pub fn candidates(&self, request: &RequestView<'_>, limit: usize) -> Vec<(&Arc<R>, Option<String>)> {
-        let mut near = Vec::new();
-        self.walk(request, &mut |run| {
-            near.extend(run.filter_map(|at| self.tries.candidate(at)).map(|candidate| candidate.rank() as usize));
-        });
-        near.sort_unstable();
-        near.dedup();
+        let fits = |route: &Arc<R>| route.rule().conjunctions().iter().any(|one| fits(one, request));
+        let near: Vec<usize> = (0..).zip(&self.routes).filter(|(_, route)| fits(route)).map(|(rank, _)| rank).collect();
         let winner = self.winner(request) as usize;
         let taken = near.iter().position(|rank| *rank == winner);
         let from = taken.unwrap_or(0).saturating_sub(limit / 2).min(near.len().saturating_sub(limit));
@@ -121,26 +117,26 @@ impl<R: Routed> RouteTable<R> {
 
     /// Memory held by the index itself, in bytes; not that of the routes.
     pub fn index_bytes(&self) -> usize {
-        self.tries.size_bytes() + self.hosts.size_bytes() + self.parents.size_bytes()
+        self.paths.size_bytes() + self.hosts.size_bytes() + self.parents.size_bytes()
     }
 
     /// The rank of the route that takes the request; beyond all ranks if none does.
     fn winner(&self, request: &RequestView<'_>) -> u32 {
-        let mut search = Search { table: self, request, runs: [(0, 0); RUNS], count: 0, best: u32::MAX };
+        let mut search = Search { table: self, request, runs: SmallVec::new(), best: u32::MAX };
         self.walk(request, &mut |run| search.add(run));
         search.settle();
         search.best
     }
 
     /// Calls `found` with each run of candidates that the request's host and path reach.
-    fn walk(&self, request: &RequestView<'_>, found: &mut impl FnMut(Range<u32>)) {
+    fn walk<'t>(&'t self, request: &RequestView<'_>, found: &mut impl FnMut(&'t [Candidate])) {
         let path = request.path.as_bytes();
-        self.tries.walk(ANY_HOST, path, found);
+        self.paths.walk(ANY_HOST, path, found);
         if let Some(root) = self.parents.root_of(|| parent_domain(&request.host)) {
-            self.tries.walk(root, path, found);
+            self.paths.walk(root, path, found);
         }
         if let Some(root) = self.hosts.root_of(|| Some(&*request.host).filter(|host| !host.is_empty())) {
-            self.tries.walk(root, path, found);
+            self.paths.walk(root, path, found);
         }
     }
 }
@@ -161,19 +157,24 @@ impl<R> fmt::Debug for RouteTable<R> {
 struct Search<'s, R> {
     table: &'s RouteTable<R>,
     request: &'s RequestView<'s>,
-    runs: [(u32, u32); RUNS],
-    count: usize,
+    /// None of them is empty, and none begins with a candidate that is decided.
+    runs: SmallVec<[&'s [Candidate]; RUNS]>,
     best: u32,
 }
 
-impl<R: Routed> Search<'_, R> {
-    fn add(&mut self, run: Range<u32>) {
-        if self.count == RUNS {
-            self.settle();
-        }
-        if let Some(slot) = self.runs.get_mut(self.count) {
-            *slot = (run.start, run.end);
-            self.count += 1;
+impl<'s, R: Routed> Search<'s, R> {
+    fn add(&mut self, run: &'s [Candidate]) {
+        match run.first() {
+            Some(first) if first.rank() >= self.best => {}
+            // Mostly it is as simple as that, and nothing has to be merged.
+            Some(first) if first.is_decided() => self.best = first.rank(),
+            Some(_) => {
+                if self.runs.len() == RUNS {
+                    self.settle();
+                }
+                self.runs.push(run);
+            }
+            None => {}
         }
     }
 
@@ -190,23 +191,20 @@ impl<R: Routed> Search<'_, R> {
             }
             self.advance(slot);
         }
-        self.count = 0;
+        self.runs.clear();
     }
 
     /// The run whose next candidate has the smallest rank, and that candidate.
     fn strongest(&self) -> Option<(usize, Candidate)> {
-        let runs = self.runs.get(..self.count)?;
-        let next = runs.iter().enumerate().filter_map(|(slot, run)| Some((slot, self.table.tries.candidate(run.0)?)));
+        let next = self.runs.iter().enumerate().filter_map(|(slot, run)| Some((slot, *run.first()?)));
         next.min_by_key(|(_, candidate)| *candidate)
     }
 
     fn advance(&mut self, slot: usize) {
-        let last = self.count.saturating_sub(1);
-        if let Some(run) = self.runs.get_mut(slot) {
-            run.0 += 1;
-            if run.0 == run.1 {
-                self.runs.swap(slot, last);
-                self.count = last;
+        match self.runs.get_mut(slot) {
+            Some([_, rest @ ..]) if !rest.is_empty() => self.runs[slot] = rest,
+            _ => {
+                self.runs.swap_remove(slot);
             }
         }
     }
@@ -216,7 +214,7 @@ impl<R: Routed> Search<'_, R> {
     }
 }
 
-/// Host → trie. The texts stand in one piece.
+/// Host → tree of paths. The texts stand in one piece.
 #[derive(Default)]
 struct Hosts {
     hasher: RandomState,
@@ -232,7 +230,7 @@ struct Host {
 }
 
 impl Hosts {
-    /// The trie of the host that `host` gives; it is not asked if there is no host at all.
+    /// The tree of the host that `host` gives; it is not asked if there is no host at all.
     fn root_of<'h>(&self, host: impl FnOnce() -> Option<&'h str>) -> Option<u32> {
         if self.table.is_empty() {
             return None;
@@ -242,7 +240,7 @@ impl Hosts {
         found.map(|entry| entry.root)
     }
 
-    /// The trie of `host`; a new one takes the number `roots`. `None`: there is no room.
+    /// The tree of `host`; a new one takes the number `roots`. `None`: there is no room.
     fn root_or_insert(&mut self, host: &str, roots: &mut u32) -> Option<u32> {
         if let Some(root) = self.root_of(|| Some(host)) {
             return Some(root);
@@ -275,11 +273,25 @@ fn text_of<'t>(text: &'t str, entry: &Host) -> &'t str {
 
 /// Whether the rule has a way for the request's host.
 fn knows_host(rule: &Rule, request: &RequestView<'_>) -> bool {
-    rule.conjunctions().iter().any(|one| match one.host {
+    rule.conjunctions().iter().any(|one| fits_host(one, request))
+}
+
+/// Whether the request meets what the index knows of a way.
+fn fits(way: &Conjunction<'_>, request: &RequestView<'_>) -> bool {
+    let fits_path = match way.path {
+        PathCondition::Any => true,
+        PathCondition::Exact(path) => request.path == path,
+        PathCondition::Prefix(path) => request.path.starts_with(path),
+    };
+    fits_path && fits_host(way, request)
+}
+
+fn fits_host(way: &Conjunction<'_>, request: &RequestView<'_>) -> bool {
+    match way.host {
         HostCondition::Any => true,
         HostCondition::Exact(host) => host == request.host,
         HostCondition::Under(parent) => parent_domain(&request.host) == Some(parent),
-    })
+    }
 }
 
 #[cfg(test)]
