@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures Portcullis beside nginx, HAProxy, Caddy and the smallest proxy that Pingora makes, and writes a table of what came out.
 #
-#   load-tests/compare.sh [--scenario NAME]... [--proxy NAME]... [--rounds N] [--seconds N] [--name NAME] [--short]
+#   load-tests/compare.sh [--scenario NAME]... [--proxy NAME]... [--rounds N] [--seconds N] [--name NAME] [--load wrk|oha] [--short]
 #
 # Scenarios:
 #   plain        68 bytes, 64 connections
@@ -22,7 +22,7 @@ cd "$(dirname "$0")/.."
 
 all_scenarios=(plain full connections 1k 100k post)
 all_proxies=(nginx haproxy caddy bare portcullis)
-scenarios=() proxies=() rounds=3 seconds=8 name=
+scenarios=() proxies=() rounds=3 seconds=8 name= generator=wrk
 while (($#)); do
     case $1 in
     --scenario) scenarios+=("$2") && shift 2 ;;
@@ -30,6 +30,7 @@ while (($#)); do
     --rounds) rounds=$2 && shift 2 ;;
     --seconds) seconds=$2 && shift 2 ;;
     --name) name=$2 && shift 2 ;;
+    --load) generator=$2 && shift 2 ;;
     --short) rounds=1 seconds=3 && shift ;;
     *)
         sed -n '2,/^set -e/s/^# \{0,1\}//p' "$0" >&2
@@ -40,7 +41,8 @@ done
 ((${#scenarios[@]})) || scenarios=("${all_scenarios[@]}")
 ((${#proxies[@]})) || proxies=("${all_proxies[@]}")
 
-for program in wrk nginx curl taskset; do
+[[ $generator == wrk || $generator == oha ]] || { echo "--load takes wrk or oha" >&2 && exit 2; }
+for program in "$generator" nginx curl taskset; do
     command -v "$program" >/dev/null || { echo "$program is needed" >&2 && exit 1; }
 done
 (($(nproc) >= 2)) || { echo "two cores are needed: one for the proxy, one for everything else" >&2 && exit 1; }
@@ -263,18 +265,24 @@ resident_kib() {
     echo "$sum"
 }
 
+head -c 10240 /dev/zero | tr '\0' x >"$work/post.txt"
 cat >"$work/post.lua" <<'END'
 wrk.method = "POST"
 wrk.body = string.rep("x", 10240)
 END
 
 load() {
-    local scenario=$1 duration=$2 path=/ connections=64 script=()
+    local scenario=$1 duration=$2 path=/ connections=64 script=() body=()
     case $scenario in
     connections) connections=2000 ;;
     1k | 100k) path=/$scenario ;;
-    post) path=/post script=(-s "$work/post.lua") ;;
+    post) path=/post script=(-s "$work/post.lua") body=(-m POST -D "$work/post.txt") ;;
     esac
+    if [[ $generator == oha ]]; then
+        taskset -c 1 oha --no-tui -c "$connections" -z "${duration}s" -t 10s "${body[@]}" \
+            -H 'Host: host-5000.example' "http://127.0.0.1:$port$path"
+        return
+    fi
     taskset -c 1 wrk -t1 -c"$connections" -d"${duration}s" --timeout 10s --latency "${script[@]}" \
         -H 'Host: host-5000.example' "http://127.0.0.1:$port$path"
 }
@@ -287,11 +295,15 @@ measure() {
     said=$(load "$scenario" "$seconds")
     after=$(ticks)
     awk -v scenario="$scenario" -v proxy="$proxy" -v cpu=$((after - before)) -v hertz="$(getconf CLK_TCK)" -v rss="$(resident_kib)" '
-        function milliseconds(text) { return text ~ /us$/ ? text / 1000 : text ~ /ms$/ ? text + 0 : text * 1000 }
+        function milliseconds(text) { return text ~ /(u|µ)s$/ ? text / 1000 : text ~ /ms$/ ? text + 0 : text * 1000 }
         $1 == "50%" { p50 = milliseconds($2) }
         $1 == "99%" { p99 = milliseconds($2) }
         / requests in / { requests = $1 }
-        /^Requests\/sec/ { rate = $2 }
+        $1 == "Requests/sec:" { rate = $2 }
+        # The same in the words of oha; what it gives up at its end is no failure.
+        $1 == "50.00%" { p50 = milliseconds($3 $4) }
+        $1 == "99.00%" { p99 = milliseconds($3 $4) }
+        $3 == "responses" { if ($1 ~ /^\[2/) requests += $2; else bad += $2 }
         /Socket errors/ { gsub(",", ""); bad += $4 + $6 + $8 + $10 }
         /Non-2xx/ { bad += $NF }
         END { printf "%s\t%s\t%.0f\t%.2f\t%.2f\t%.2f\t%.1f\t%d\n", scenario, proxy, rate, cpu / hertz * 1e6 / requests, p50, p99, rss / 1024, bad }
@@ -344,7 +356,7 @@ mkdir -p load-tests/results
     echo "| rounds | $rounds of $seconds s; medians, (lowest to highest) |"
     for proxy in "${installed[@]}"; do echo "| $proxy | $(version "$proxy") |"; done
     echo
-    echo "One core for the proxy with one thread, another for the load (wrk) and the server (nginx). \`load-tests/compare.sh\` says more."
+    echo "One core for the proxy with one thread, another for the load ($generator) and the server (nginx). \`load-tests/compare.sh\` says more."
     for scenario in "${scenarios[@]}"; do
         echo
         echo "## $scenario"
