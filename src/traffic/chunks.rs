@@ -15,6 +15,8 @@ pub(in crate::traffic) struct Chunks {
     state: State,
     extension_bytes: u32,
     trailer_bytes: u32,
+    /// Whether sizes may have white space behind them.
+    takes_padding: bool,
 }
 
 /// The body breaks the chunked coding.
@@ -32,6 +34,10 @@ enum State {
     },
     /// After the `;` of an extension: its name must follow.
     ExtensionStart {
+        size: u64,
+    },
+    /// After white space behind a size.
+    Padding {
         size: u64,
     },
     Extension {
@@ -56,6 +62,12 @@ enum State {
 }
 
 impl Chunks {
+    /// For the answers of servers, of which some pad their sizes with spaces. To clients' requests no leniency is due: what stands
+    /// behind us may read them otherwise.
+    pub(in crate::traffic) fn of_server() -> Self {
+        Self { takes_padding: true, ..Self::default() }
+    }
+
     /// Whether the whole body has been seen.
     pub(in crate::traffic) fn is_done(&self) -> bool {
         self.state == State::Done
@@ -103,8 +115,15 @@ impl Chunks {
     fn step(&mut self, byte: u8) -> Result<State, Malformed> {
         Ok(match (self.state, byte) {
             (State::Start, _) => State::Size { size: hex(byte)?, digits: 1 },
-            (State::Size { size, .. } | State::Extension { size }, b'\r') => State::SizeEnd { size },
-            (State::Size { size, .. } | State::Extension { size }, b';') => State::ExtensionStart { size },
+            (State::Size { size, .. } | State::Padding { size } | State::Extension { size }, b'\r') => {
+                State::SizeEnd { size }
+            }
+            (State::Size { size, .. } | State::Padding { size } | State::Extension { size }, b';') => {
+                State::ExtensionStart { size }
+            }
+            (State::Size { size, .. } | State::Padding { size }, b' ' | b'\t') if self.takes_padding => {
+                self.pad(size)?
+            }
             (State::ExtensionStart { size }, _) if is_token(byte) => self.extension(size)?,
             (State::Size { digits, .. }, _) if digits == SIZE_DIGITS => return Err(Malformed),
             (State::Size { size, digits }, _) => State::Size { size: size * 16 + hex(byte)?, digits: digits + 1 },
@@ -122,6 +141,10 @@ impl Chunks {
             (State::LastLf, b'\n') => State::Done,
             _ => return Err(Malformed),
         })
+    }
+
+    fn pad(&mut self, size: u64) -> Result<State, Malformed> {
+        self.extension(size).map(|_| State::Padding { size })
     }
 
     fn extension(&mut self, size: u64) -> Result<State, Malformed> {
@@ -162,6 +185,41 @@ mod tests {
         let mut chunks = Chunks::default();
         let taken = chunks.scan(input)?;
         Ok((taken, chunks.is_done()))
+    }
+
+    fn pieces(chunks: &mut Chunks, input: &mut BytesMut) -> Result<(), Malformed> {
+        while chunks.next(input)?.is_some() {}
+        Ok(())
+    }
+
+    #[test]
+    fn content_comes_out_of_its_frame() {
+        let body = b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\nA: b\r\n\r\nHTTP";
+        for step in [1, 2, 5, body.len()] {
+            let (mut chunks, mut input, mut content) = (Chunks::default(), BytesMut::new(), Vec::new());
+            for part in body.chunks(step) {
+                input.extend_from_slice(part);
+                while let Some(piece) = chunks.next(&mut input).unwrap() {
+                    content.extend_from_slice(&piece);
+                }
+            }
+            assert_eq!(
+                (&content[..], &input[..], chunks.is_done()),
+                (&b"hello world"[..], &b"HTTP"[..], true),
+                "{step}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_servers_may_pad_their_sizes() {
+        let body = b"5  \r\nhello\r\n0 \r\n\r\n";
+        assert_eq!(scan(body), Err(Malformed));
+        let mut input = BytesMut::from(&body[..]);
+        let mut chunks = Chunks::of_server();
+        assert_eq!(chunks.next(&mut input).unwrap().unwrap(), b"hello"[..]);
+        assert_eq!(chunks.next(&mut input), Ok(None));
+        assert!(chunks.is_done() && input.is_empty());
     }
 
     #[test]
@@ -249,8 +307,21 @@ mod tests {
         }
 
         #[test]
+        fn pieces_are_what_scanning_passes(input in "[05aA;:x \r\n]{0,40}", cut in 0usize..40) {
+            let input = input.as_bytes();
+            let cut = cut.min(input.len());
+            let mut chunks = Chunks::default();
+            let mut left = BytesMut::from(&input[..cut]);
+            let first = pieces(&mut chunks, &mut left);
+            left.extend_from_slice(&input[cut..]);
+            let all = first.and_then(|()| pieces(&mut chunks, &mut left)).map(|()| (input.len() - left.len(), chunks.is_done()));
+            prop_assert_eq!(all, scan(input));
+        }
+
+        #[test]
         fn never_panics(input: Vec<u8>) {
             let _ = scan(&input);
+            let _ = pieces(&mut Chunks::of_server(), &mut BytesMut::from(&input[..]));
         }
     }
 }

@@ -132,7 +132,7 @@ impl Body {
             return Self::Length(0);
         }
         if response.headers.contains_key(TRANSFER_ENCODING) {
-            return Self::Chunked(Chunks::default());
+            return Self::Chunked(Chunks::of_server());
         }
         let length = response.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         length.map_or(Self::UntilClose, Self::Length)
@@ -185,6 +185,98 @@ impl Body {
         match self {
             Self::Length(left) => usize::try_from(*left).unwrap_or(usize::MAX).clamp(least, most),
             _ => most / 4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The first head in `input`, when it comes in pieces of `step` bytes, and what is left then.
+    fn feed(input: &[u8], step: usize) -> Result<Option<(Head, Bytes)>> {
+        let (mut buffer, mut scanned) = (BytesMut::new(), 0);
+        for (at, piece) in input.chunks(step.max(1)).enumerate() {
+            buffer.extend_from_slice(piece);
+            if let Some(head) = take_head(&mut buffer, &mut scanned)? {
+                buffer.extend_from_slice(&input[input.len().min((at + 1) * step.max(1))..]);
+                return Ok(Some((head, buffer.freeze())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn told(input: &[u8], step: usize) -> Option<String> {
+        let (head, rest) = feed(input, step).ok()??;
+        let fields =
+            head.response.headers.iter().map(|(name, value)| format!("{name}={}", value.as_bytes().escape_ascii()));
+        let fields = fields.collect::<Vec<_>>().join(" ");
+        Some(format!("{} {fields} {} {}", head.response.status.as_u16(), head.persists, rest.escape_ascii()))
+    }
+
+    #[test]
+    fn heads_are_read_however_they_are_cut() {
+        for (input, expected) in [
+            ("HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody", Some("200 a=b true body")),
+            ("HTTP/1.1 200 OK\r\nConnection: x, Close\r\n\r\n", Some("200 connection=x, Close false ")),
+            ("HTTP/1.0 200 OK\r\n\r\n", Some("200  false ")),
+            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", Some("200 connection=keep-alive true ")),
+            ("HTTP/1.1 200 OK\nA: b\n\nx", Some("200 a=b true x")),
+            ("HTTP/1.1 200 OK\r\nA : b\r\nC: d\r\n e\r\n\r\n", Some("200 a=b c=d e true ")),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Some("200 transfer-encoding=chunked false "),
+            ),
+            ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", Some("103  true HTTP/1.1 200 OK\\r\\n\\r\\n")),
+            ("HTTP/1.1 099 X\r\n\r\n", None),
+            ("HTTP/2 200\r\n\r\n", None),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n", None),
+            ("hello\r\n\r\n", None),
+        ] {
+            for step in [1, 2, 3, 7, input.len()] {
+                assert_eq!(told(input.as_bytes(), step).as_deref(), expected, "{input:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn heads_without_end_are_refused() {
+        let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(HEAD_BYTES));
+        assert!(take_head(&mut BytesMut::from(endless.as_bytes()), &mut 0).is_err());
+        let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(FIELDS + 1));
+        assert!(take_head(&mut BytesMut::from(many.as_bytes()), &mut 0).is_err());
+    }
+
+    #[test]
+    fn bodies_end_where_their_heads_say() {
+        for (method, input, left, over) in [
+            ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbodyHTTP", "HTTP", true),
+            ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nbody", "", false),
+            ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody", "body", true),
+            ("GET", "HTTP/1.1 304 X\r\nContent-Length: 4\r\n\r\nbody", "body", true),
+            ("GET", "HTTP/1.1 204 X\r\n\r\nbody", "body", true),
+            ("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nb\r\n0\r\n\r\nHTTP", "HTTP", true),
+            ("GET", "HTTP/1.1 200 OK\r\n\r\nbody", "", false),
+        ] {
+            let (head, rest) = feed(input.as_bytes(), input.len()).unwrap().unwrap();
+            let mut rest = BytesMut::from(&rest[..]);
+            let mut body = Body::of(&method.parse().unwrap(), &head);
+            while body.next(&mut rest).unwrap().is_some() {}
+            assert_eq!((&rest[..], body.is_over()), (left.as_bytes(), over), "{method} {input:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cuts_change_nothing(input in "HTTP/1.[01] [0-9]{3} [a-z]{0,3}\r?\n([A-C] ?:[ a-z]{0,9}\r?\n){0,5}(\r?\n)?[a-z\r\n]{0,9}", step in 1usize..30) {
+            prop_assert_eq!(told(input.as_bytes(), step), told(input.as_bytes(), input.len()));
+        }
+
+        #[test]
+        fn never_panics(input: Vec<u8>, step in 1usize..9) {
+            let _ = feed(&input, step);
         }
     }
 }
