@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::recent::Recent;
-use super::users::{Candidate, PasswordHash};
+use super::users::{Candidate, PasswordHash, User};
 
 /// How long a password that was right is not hashed again.
 const PROVEN_FOR: Duration = Duration::from_secs(300);
@@ -73,14 +73,7 @@ impl PasswordCheck {
             return Ok(true);
         }
         // Boxed, for next to hashing a box is nothing, and unboxed it would stand in the future of each request.
-        let is_right = Box::pin(self.once(claim, hash, password)).await?;
-        match candidate {
-            Candidate::Known(_) if is_right => {
-                self.proven.update(claim, now, |slot| *slot = Some(now));
-                Ok(true)
-            }
-            _ => Ok(false),
-        }
+        Box::pin(self.once(claim, candidate, password, now)).await
     }
 
     fn was_proven(&self, claim: u128, now: Instant) -> bool {
@@ -91,10 +84,20 @@ impl PasswordCheck {
     }
 
     /// Computes the hash once for all who make the same claim at the same time.
-    async fn once(&self, claim: u128, hash: &PasswordHash, password: &[u8]) -> Result<bool, Busy> {
+    async fn once(&self, claim: u128, candidate: Candidate<'_>, password: &[u8], now: Instant) -> Result<bool, Busy> {
+        let (Candidate::Known(User { hash, .. }) | Candidate::Decoy(hash)) = candidate;
         let seat = self.join(claim)?;
+        // Whoever left the table meanwhile has noted before what it proved.
+        if self.was_proven(claim, now) {
+            return Ok(true);
+        }
         let answer = seat.answer.get_or_try_init(|| self.compute(hash, password));
-        tokio::time::timeout(PATIENCE, answer).await.map_err(|_| Busy)?.copied()
+        let is_right = *tokio::time::timeout(PATIENCE, answer).await.map_err(|_| Busy)??;
+        let proves = is_right && matches!(candidate, Candidate::Known(_));
+        if proves {
+            self.proven.update(claim, now, |slot| *slot = Some(now));
+        }
+        Ok(proves)
     }
 
     fn join(&self, claim: u128) -> Result<Seat<'_>, Busy> {
@@ -148,7 +151,7 @@ impl Drop for Seat<'_> {
 mod tests {
     use std::sync::atomic::Ordering;
 
-    use super::super::users::{User, Users};
+    use super::super::users::Users;
     use super::*;
     use crate::units::Secret;
 
