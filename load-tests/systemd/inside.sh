@@ -119,7 +119,7 @@ within 60 main_is_not "$old"
 within 10 answers
 passed "a hang is noticed by the watchdog"
 
-cp /etc/portcullis/portcullis.toml /root/good.toml
+cp /etc/portcullis/portcullis.toml /tmp/good.toml
 echo 'entryPoints = 7' >/etc/portcullis/portcullis.toml
 ! portcullis upgrade 2>/dev/null || fail "an upgrade to a wrong configuration"
 answers || fail "it hurts"
@@ -128,7 +128,7 @@ systemctl stop portcullis
 [[ $(property ExecMainStatus) == 78 ]] || fail "exit code $(property ExecMainStatus)"
 sleep 2
 state_is failed || fail "it was started again with the same configuration"
-cp /root/good.toml /etc/portcullis/portcullis.toml
+cp /tmp/good.toml /etc/portcullis/portcullis.toml
 systemctl reset-failed portcullis
 python3 -c 'import socket, time
 taken = socket.socket(socket.AF_INET6)
