@@ -15,7 +15,7 @@ use crate::exchange::{Exchange, Fault, Reply};
 use crate::service::Internal;
 use crate::units::Name;
 
-use super::listing::{Listed, Listing, decode};
+use super::listing::{Listed, Listing, decode_segment};
 use super::model::{Class, Model};
 
 /// Answers that may be made at once. Each may take as much memory as the configuration itself.
@@ -76,15 +76,15 @@ impl Api {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts.as_slice() {
             ["version"] => ok(&self.version()),
-            ["entrypoints"] => Listing::read(query).reply(&self.about.entry_points[..]),
+            ["entrypoints"] => Listing::answer(query, &self.about.entry_points[..]),
             ["entrypoints", name] => {
-                let name = decode(name);
+                let name = decode_segment(name);
                 let object = self.about.entry_points.iter().find(|object| object["name"] == name.as_str());
                 found("entry point", &name, object.cloned())
             }
             // Nothing of TCP, UDP or certificates is served yet: their lists are empty, not missing.
             ["tcp", "routers" | "services" | "middlewares"] | ["udp", "routers" | "services"] | ["certificates"] => {
-                Listing::read(query).reply(&[][..])
+                Listing::answer(query, &[][..])
             }
             _ => match self.status.applied() {
                 Some(applied) => self.of_configuration(&parts, query, &applied),
@@ -97,16 +97,16 @@ impl Api {
     }
 
     fn of_configuration(&self, parts: &[&str], query: &str, applied: &Applied) -> Reply {
-        let model = Model::new(applied, &self.about.default_entry_points);
+        let model = Model::new(applied, &self.about);
         match parts {
             ["overview"] => ok(&self.overview(&model)),
             ["rawdata"] => ok(&raw(&model, applied)),
             ["http", kind] => {
                 let list = Class::of_segment(kind).map(|class| model.list(class));
-                list.map_or_else(nothing_here, |list| Listing::read(query).reply(&list))
+                list.map_or_else(nothing_here, |list| Listing::answer(query, &list))
             }
             ["http", kind, name] => Class::of_segment(kind).map_or_else(nothing_here, |class| {
-                let name = decode(name);
+                let name = decode_segment(name);
                 found(class.noun(), &name, model.object(class, &name))
             }),
             _ => nothing_here(),

@@ -76,7 +76,7 @@ impl Dashboard {
             outcome.routers,
             outcome.problems.len(),
         );
-        let model = Model::new(&applied, &self.about.default_entry_points);
+        let model = Model::new(&applied, &self.about);
         table(
             &mut page,
             "Routers",

@@ -16,6 +16,11 @@ pub(super) trait Listed {
 
     /// The one at `index`.
     fn object(&self, index: usize) -> Option<Value>;
+
+    /// Whether they are routers, which can be asked for by what they use.
+    fn are_routers(&self) -> bool {
+        false
+    }
 }
 
 impl Listed for [Value] {
@@ -42,35 +47,46 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Reads the query of a URL. A page that is no number is the first one, as in Traefik.
-    pub(super) fn read(query: &str) -> Self {
+    /// Reads the query of a URL.
+    ///
+    /// # Errors
+    /// The message for a page or a number of entries that is none.
+    pub(super) fn read(query: &str) -> Result<Self, String> {
         let value = |wanted: &str| {
             query.split('&').find_map(|pair| {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
                 (key == wanted && !value.is_empty()).then(|| decode(value))
             })
         };
-        let number =
-            |wanted: &str, default: usize| value(wanted).and_then(|v| v.parse().ok()).unwrap_or(default).max(1);
-        Self {
-            page: number("page", 1),
-            per_page: number("per_page", 100).min(PAGE_LIMIT),
+        let number = |wanted: &str, default: usize| match value(wanted).map(|text| text.parse::<i64>()) {
+            None => Ok(default),
+            Some(Ok(number)) if number > 0 => Ok(usize::try_from(number).unwrap_or(usize::MAX)),
+            Some(wrong) => Err(format!("invalid request: {wanted}: {}", wrong.unwrap_or(0))),
+        };
+        Ok(Self {
+            page: number("page", 1)?,
+            per_page: number("per_page", 100)?.min(PAGE_LIMIT),
             search: value("search").map(|text| text.to_lowercase()),
             status: value("status"),
             service: value("serviceName"),
             middleware: value("middlewareName"),
             sort_by: value("sortBy"),
             descending: value("direction").is_some_and(|direction| direction == "desc"),
-        }
+        })
+    }
+
+    /// The answer to `query`: the page of `objects` that it asks for.
+    pub(super) fn answer(query: &str, objects: &(impl Listed + ?Sized)) -> Reply {
+        Self::read(query).map_or_else(|message| bad_request(&message), |listing| listing.reply(objects))
     }
 
     /// The page of `objects` that was asked for. Only one object at a time is held besides those of the page.
-    pub(super) fn reply(&self, objects: &(impl Listed + ?Sized)) -> Reply {
+    fn reply(&self, objects: &(impl Listed + ?Sized)) -> Reply {
         let chosen = self.choose(objects);
         let start = (self.page - 1).saturating_mul(self.per_page);
         if start > 0 && start >= chosen.len() {
             let message = format!("invalid request: page: {}, per_page: {}", self.page, self.per_page);
-            return Reply::json(StatusCode::BAD_REQUEST, serde_json::json!({ "message": message }).to_string());
+            return bad_request(&message);
         }
         let end = start.saturating_add(self.per_page).min(chosen.len());
         let next = if end < chosen.len() { self.page + 1 } else { 1 };
@@ -81,10 +97,11 @@ impl Listing {
 
     /// The objects that are wanted, in the order that is wanted.
     fn choose(&self, objects: &(impl Listed + ?Sized)) -> Vec<usize> {
-        let filters = [&self.search, &self.status, &self.service, &self.middleware];
+        let by_use = objects.are_routers() && (self.service.is_some() || self.middleware.is_some());
         let mut chosen: Vec<usize> = (0..objects.len()).collect();
-        if filters.iter().any(|filter| filter.is_some()) {
-            chosen.retain(|index| objects.object(*index).is_some_and(|object| self.wants(&object)));
+        if self.search.is_some() || self.status.is_some() || by_use {
+            let wants = |object: &Value| self.wants(object) && (!by_use || self.wants_user(object));
+            chosen.retain(|index| objects.object(*index).is_some_and(|object| wants(&object)));
         }
         if let Some(key) = &self.sort_by {
             chosen.sort_by_cached_key(|index| objects.object(*index).map(|object| sort_key(&object, key)));
@@ -101,11 +118,15 @@ impl Listing {
             ["name", "rule", "service"].iter().any(|key| text(key).to_lowercase().contains(needle))
         });
         let status = self.status.as_ref().is_none_or(|status| text("status").eq_ignore_ascii_case(status));
-        let service = self.service.as_ref().is_none_or(|service| text("service") == service);
+        searched && status
+    }
+
+    fn wants_user(&self, object: &Value) -> bool {
+        let service = self.service.as_ref().is_none_or(|wanted| is_meant(&object["service"], wanted));
         let middleware = self.middleware.as_ref().is_none_or(|wanted| {
-            object["middlewares"].as_array().is_some_and(|list| list.iter().any(|name| name == wanted.as_str()))
+            object["middlewares"].as_array().is_some_and(|list| list.iter().any(|name| is_meant(name, wanted)))
         });
-        searched && status && service && middleware
+        service && middleware
     }
 }
 
@@ -120,10 +141,24 @@ fn sort_key(object: &Value, key: &str) -> (i64, String, String) {
     (value.as_i64().unwrap_or_default(), text, object["name"].as_str().unwrap_or_default().to_owned())
 }
 
+/// Whether `wanted` is the name, or what stands before the provider in it.
+fn is_meant(name: &Value, wanted: &str) -> bool {
+    let name = name.as_str().unwrap_or_default();
+    name == wanted || name.rsplit_once('@').is_some_and(|(local, _)| local == wanted)
+}
+
+fn bad_request(message: &str) -> Reply {
+    Reply::json(StatusCode::BAD_REQUEST, serde_json::json!({ "message": message }).to_string())
+}
+
 /// Percent-decodes one value of a query.
-pub(super) fn decode(text: &str) -> String {
-    let spaced = text.replace('+', " ");
-    percent_encoding::percent_decode_str(&spaced).decode_utf8_lossy().into_owned()
+fn decode(text: &str) -> String {
+    decode_segment(&text.replace('+', " "))
+}
+
+/// Percent-decodes one segment of a path.
+pub(super) fn decode_segment(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -132,7 +167,7 @@ mod tests {
 
     fn check(query: &str, names: &[&str], next: &str) {
         let objects = ["a", "b", "c"].map(|name| serde_json::json!({ "name": name, "status": "enabled" }));
-        let reply = Listing::read(query).reply(&objects[..]);
+        let reply = Listing::answer(query, &objects[..]);
         let found: Vec<Value> = serde_json::from_slice(&reply.body).unwrap();
         let found: Vec<&str> = found.iter().map(|object| object["name"].as_str().unwrap()).collect();
         assert_eq!(found, names, "{query}");
@@ -147,7 +182,16 @@ mod tests {
         check("search=B", &["b"], "1");
         check("status=disabled", &[], "1");
         check("sortBy=name&direction=desc", &["c", "b", "a"], "1");
-        let reply = Listing::read("page=5&per_page=1").reply(&[serde_json::json!({})][..]);
-        assert_eq!(reply.body, r#"{"message":"invalid request: page: 5, per_page: 1"}"#);
+        // Only routers use services and middlewares.
+        check("serviceName=x&middlewareName=y", &["a", "b", "c"], "1");
+        for (query, message) in [
+            ("page=5&per_page=1", "page: 5, per_page: 1"),
+            ("page=x", "page: 0"),
+            ("page=0", "page: 0"),
+            ("per_page=-3", "per_page: -3"),
+        ] {
+            let reply = Listing::answer(query, &[serde_json::json!({})][..]);
+            assert_eq!(reply.body, format!(r#"{{"message":"invalid request: {message}"}}"#), "{query}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::problem::{Problem, Severity};
 use crate::service::{self, Kind, Service};
 use crate::units::Name;
 
+use super::api::About;
 use super::listing::Listed;
 
 /// What the API has lists of.
@@ -54,14 +55,14 @@ type Users<'a> = BTreeMap<&'a Name, Vec<&'a Name>>;
 /// What the API shows of one configuration. Objects are made when they are looked at: there may be a million of them.
 pub(super) struct Model<'a> {
     applied: &'a Applied,
-    default_entry_points: &'a [Name],
+    about: &'a About,
     service_users: OnceCell<Users<'a>>,
     middleware_users: OnceCell<Users<'a>>,
 }
 
 impl<'a> Model<'a> {
-    pub(super) fn new(applied: &'a Applied, default_entry_points: &'a [Name]) -> Self {
-        Self { applied, default_entry_points, service_users: OnceCell::new(), middleware_users: OnceCell::new() }
+    pub(super) fn new(applied: &'a Applied, about: &'a About) -> Self {
+        Self { applied, about, service_users: OnceCell::new(), middleware_users: OnceCell::new() }
     }
 
     /// Everything of one class, in the order in which it is listed.
@@ -71,7 +72,7 @@ impl<'a> Model<'a> {
             written.keys().chain(unreadable).collect()
         }
         let http = &self.applied.routing.http;
-        let names = match class {
+        let mut names = match class {
             Class::Routers => all(&http.routers, &http.broken.routers),
             Class::Services => {
                 let internal = self.applied.services.keys().filter(|name| name.is_internal());
@@ -79,6 +80,7 @@ impl<'a> Model<'a> {
             }
             Class::Middlewares => all(&http.middlewares, &http.broken.middlewares),
         };
+        names.sort_unstable();
         Objects { model: self, class, names }
     }
 
@@ -129,13 +131,15 @@ impl<'a> Model<'a> {
     fn router(&self, name: &Name, router: &Router) -> Value {
         let mut object = as_written(router);
         let entry_points =
-            if router.entry_points.is_empty() { self.default_entry_points } else { &router.entry_points };
+            if router.entry_points.is_empty() { &self.about.default_entry_points } else { &router.entry_points[..] };
+        let is_there = |name: &&Name| self.about.entry_points.iter().any(|known| known["name"] == name.as_str());
+        let using: Vec<&Name> = entry_points.iter().filter(is_there).collect();
         let priority = match router.priority {
             None | Some(0) => router.rule.len() as i64,
             Some(priority) => priority,
         };
         object["entryPoints"] = json!(entry_points);
-        object["using"] = json!(entry_points);
+        object["using"] = json!(using);
         object["priority"] = json!(priority);
         object["priorityStr"] = json!(priority.to_string());
         self.finish(object, Class::Routers, name)
@@ -213,6 +217,10 @@ impl Listed for Objects<'_, '_> {
 
     fn object(&self, index: usize) -> Option<Value> {
         self.model.object(self.class, self.names.get(index)?.as_str())
+    }
+
+    fn are_routers(&self) -> bool {
+        self.class == Class::Routers
     }
 }
 

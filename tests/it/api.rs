@@ -127,13 +127,36 @@ async fn lists_have_pages_and_filters() {
         ("search=SHOP.test", vec!["api@file", "shop@file"]),
         ("status=disabled", vec!["broken@file", "typo@file"]),
         ("serviceName=pages@file", vec!["api@file", "shop@file", "typo@file"]),
+        ("serviceName=pages&status=enabled", vec!["api@file", "shop@file"]),
         ("middlewareName=cut@file", vec!["shop@file"]),
+        ("middlewareName=cut", vec!["shop@file"]),
         ("search=shop.test&sortBy=name&direction=desc", vec!["shop@file", "api@file"]),
         ("search=shop.test&sortBy=priority&direction=asc", vec!["api@file", "shop@file"]),
     ] {
         let (_, _, found) = get(&gateway, &format!("/api/http/routers?{query}")).await;
         assert_eq!(names(&found), expected, "{query}");
     }
+}
+
+#[tokio::test]
+async fn what_is_odd_is_shown_as_it_is() {
+    let routing = "http:
+  routers:
+    a+b%: {rule: 'Path(`/a`)', service: pages, entryPoints: [web, elsewhere]}
+  services:
+    pages: {loadBalancer: {servers: [{url: 'http://127.0.0.1:9'}]}}
+    zebra: {loadBalancer: {servers: [{url: 'ftp://a'}]}}
+    yak: {loadBalancer: {servers: 7}}
+";
+    let setup = Gateway::setup().entry_point("traefik").flag("api.insecure=true").dynamic(routing);
+    let gateway = setup.start().await;
+    let (status, _, router) = get(&gateway, "/api/http/routers/a+b%25@file").await;
+    assert_eq!((status, &router["name"]), (200, &json!("a+b%@file")), "{router:#}");
+    assert_holds(&router, &json!({ "entryPoints": ["web", "elsewhere"], "using": ["web"], "status": "disabled" }));
+    let (_, _, services) = get(&gateway, "/api/http/services?serviceName=none").await;
+    let names: Vec<&str> = services.as_array().unwrap().iter().map(|object| object["name"].as_str().unwrap()).collect();
+    assert!(names.is_sorted() && names.contains(&"api@internal") && names.contains(&"zebra@file"), "{names:?}");
+    assert_eq!(get(&gateway, "/api/http/routers?page=x").await.0, 400);
 }
 
 #[tokio::test]
