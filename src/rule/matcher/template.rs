@@ -182,45 +182,22 @@ impl Matcher for HostTemplate {
     }
 }
 
+/// A path with variables: all of it if it `ENDS` with the template, otherwise its beginning.
+#[derive(Clone, Debug)]
+pub struct AnyPathTemplate<const ENDS: bool>(Box<Template>);
+
 /// `Path("/users/{id}")`: the whole path.
-#[derive(Clone, Debug)]
-pub struct PathTemplate(Box<Template>);
-
-impl Matcher for PathTemplate {
-    const NAME: &'static str = "Path";
-    const PARAMETERS: &'static [&'static str] = &["template"];
-
-    fn parse(arguments: &[String]) -> Result<Self, String> {
-        Template::parse(rooted(argument(arguments, 0))?, "^", "[^/]+", "$").map(Self)
-    }
-
-    fn matches(&self, request: &RequestView<'_>) -> bool {
-        self.0.pattern.is_match(&request.path)
-    }
-
-    fn arguments(&self) -> Vec<Cow<'_, str>> {
-        vec![Cow::Borrowed(&self.0.text)]
-    }
-
-    fn sees(&self, request: &RequestView<'_>) -> String {
-        path::seen(request)
-    }
-
-    fn hint(&self) -> Hint<'_> {
-        Hint::PathBegins(self.0.start())
-    }
-}
-
+pub type PathTemplate = AnyPathTemplate<true>;
 /// `PathPrefix("/users/{id}")`: the beginning of the path.
-#[derive(Clone, Debug)]
-pub struct PathPrefixTemplate(Box<Template>);
+pub type PathPrefixTemplate = AnyPathTemplate<false>;
 
-impl Matcher for PathPrefixTemplate {
-    const NAME: &'static str = "PathPrefix";
+impl<const ENDS: bool> Matcher for AnyPathTemplate<ENDS> {
+    const NAME: &'static str = if ENDS { "Path" } else { "PathPrefix" };
     const PARAMETERS: &'static [&'static str] = &["template"];
 
     fn parse(arguments: &[String]) -> Result<Self, String> {
-        Template::parse(rooted(argument(arguments, 0))?, "^", "[^/]+", "").map(Self)
+        let tail = if ENDS { "$" } else { "" };
+        Template::parse(rooted(argument(arguments, 0))?, "^", "[^/]+", tail).map(Self)
     }
 
     fn matches(&self, request: &RequestView<'_>) -> bool {
