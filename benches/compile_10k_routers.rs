@@ -87,6 +87,7 @@ impl Gateway {
             precedence: Vec::new(),
             metrics: metrics.clone(),
             runtime: runtime.handle().clone(),
+            give_back: None,
         };
         let inbox = Arc::new(Inbox::default());
         let updates = inbox.updates("file");

@@ -4,24 +4,24 @@
 #   load-tests/routes.sh                                 10,000 and 100,000 routes
 #   load-tests/routes.sh --routes 10000,100000,1000000   other numbers
 #   load-tests/routes.sh --format yaml                   the routes in YAML instead of TOML
+#   load-tests/routes.sh --services each                 a service for each route; otherwise routes share 100
 #   load-tests/routes.sh --check                         fails if a limit is passed: 5 MB for 10,000 routes, 200 ms to apply 10,000
 #                                                        routes, 50 ms to apply a change of one among 10,000
 #
-# Loopback only. PORTCULLIS_BIN names the program (default: built in release mode), ROUTES_PORT the port. Routes share 100 services; the
-# routes that are asked are answered by the gateway itself, so that no server has a part in the latencies. They are told by wrk if it is
+# Loopback only. PORTCULLIS_BIN names the program (default: built in release mode), ROUTES_PORT the port. The routes that are asked are
+# answered by the gateway itself, so that no server has a part in the latencies. They are told by wrk if it is
 # there (one connection, mean of a second), otherwise by curl (best of 50).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# As in systemd/portcullis.service: glibc gives back what reading took.
-export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_-131072}
 
-routes=10000,100000 format=toml check=0
+routes=10000,100000 format=toml services=100 check=0
 while [[ $# -gt 0 ]]; do
     case $1 in
     --routes) routes=${2:?} && shift ;;
     --format) format=${2:?} && shift ;;
+    --services) services=${2:?} && shift ;;
     --check) check=1 ;;
-    *) echo "usage: $0 [--routes N,N,…] [--format toml|yaml] [--check]" >&2 && exit 2 ;;
+    *) echo "usage: $0 [--routes N,N,…] [--format toml|yaml] [--services 100|each] [--check]" >&2 && exit 2 ;;
     esac
     shift
 done
@@ -43,8 +43,8 @@ trap 'exit 130' INT TERM
 
 # The hosts of the routes are numbered; the first, the middle and the last are answered by the gateway's own ping.
 generate() {
-    awk -v count="$1" -v format="$format" '
-    function service(n) { return n == 0 || n == int(count / 2) || n == count - 1 ? "ping@internal" : "s" n % 100 }
+    awk -v count="$1" -v format="$format" -v services="$([[ $services == each ]] && echo "$1" || echo "$services")" '
+    function service(n) { return n == 0 || n == int(count / 2) || n == count - 1 ? "ping@internal" : "s" n % services }
     BEGIN {
         if (format == "yaml") print "http:\n  routers:"
         for (n = 0; n < count; n++) {
@@ -55,7 +55,7 @@ generate() {
                 printf "    r%d:\n      entryPoints: [web]\n      rule: %s\n      service: %s\n", n, rule, service(n)
         }
         if (format == "yaml") print "  services:"
-        for (n = 0; n < 100; n++)
+        for (n = 0; n < services; n++)
             if (format == "toml") printf "[[http.services.s%d.loadBalancer.servers]]\nurl = \"http://127.0.0.1:9\"\n", n
             else printf "    s%d: {loadBalancer: {servers: [{url: \"http://127.0.0.1:9\"}]}}\n", n
     }' >"$work/routes.$format"

@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // First of all: a signal that comes before the handlers stand would end the process.
     let signals = Signals::install();
+    memory::be_frugal();
     let cli = match Cli::read(std::env::args()) {
         Ok(cli) => cli,
         Err(message) => {
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
 
 fn carry_out(verb: Verb, signals: Signals) -> Exit {
     match verb {
-        Verb::Run(arguments) => app::run_flags(&arguments.flags, signals),
+        Verb::Run(arguments) => app::run_flags(&arguments.flags, signals, memory::give_back),
         Verb::Demo(arguments) => demo::run(&arguments, signals),
         Verb::Whoami(arguments) => demo::whoami::run(&arguments, signals),
         Verb::Check(arguments) => check::run(&arguments),
@@ -64,5 +65,88 @@ fn carry_out(verb: Verb, signals: Signals) -> Exit {
             Ok(()) => Exit::Ok,
             Err(_) => Exit::Failed,
         },
+    }
+}
+
+/// What the allocator keeps of memory that is free. Reading a large configuration takes many times of what stays of it.
+#[allow(unsafe_code)]
+mod memory {
+    #[cfg(feature = "mimalloc")]
+    mod allocator {
+        use std::ffi::{c_int, c_long};
+
+        /// `mi_option_purge_delay`: for how many milliseconds free memory is kept.
+        const PURGE_DELAY: c_int = 15;
+        /// What it is if nobody has set it, also by `MIMALLOC_PURGE_DELAY`.
+        const DEFAULT: c_long = 1000;
+
+        unsafe extern "C" {
+            fn mi_option_get(option: c_int) -> c_long;
+            fn mi_option_set(option: c_int, value: c_long);
+            fn mi_collect(force: bool);
+        }
+
+        pub(super) fn be_frugal() {
+            // SAFETY: a number goes in and a number comes out; it is the first thread, and there is no other yet.
+            unsafe {
+                // Not for longer than the start: each request would cost half as much again.
+                if mi_option_get(PURGE_DELAY) == DEFAULT {
+                    mi_option_set(PURGE_DELAY, 0);
+                }
+            }
+        }
+
+        pub(super) fn give_back() {
+            // SAFETY: as above, with nothing but a number written that other threads may see now or later.
+            unsafe {
+                if mi_option_get(PURGE_DELAY) == 0 && std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+                    mi_option_set(PURGE_DELAY, DEFAULT);
+                }
+                mi_collect(true);
+            }
+        }
+    }
+
+    #[cfg(all(not(feature = "mimalloc"), target_os = "linux", target_env = "gnu"))]
+    mod allocator {
+        use std::ffi::c_int;
+
+        /// `M_TRIM_THRESHOLD`.
+        const TRIM_THRESHOLD: c_int = -1;
+        /// How much free memory may stay at the end of each heap. glibc's own default, but what is set does not grow to 64 MB with
+        /// the first large allocation.
+        const KEPT_BYTES: c_int = 128 << 10;
+
+        unsafe extern "C" {
+            fn mallopt(option: c_int, value: c_int) -> c_int;
+            fn malloc_trim(kept: usize) -> c_int;
+        }
+
+        pub(super) fn be_frugal() {
+            // SAFETY: two numbers go in; it is the first thread, and there is no other yet.
+            unsafe { mallopt(TRIM_THRESHOLD, KEPT_BYTES) };
+        }
+
+        pub(super) fn give_back() {
+            // SAFETY: any thread may call it at any time.
+            unsafe { malloc_trim(0) };
+        }
+    }
+
+    #[cfg(all(not(feature = "mimalloc"), not(all(target_os = "linux", target_env = "gnu"))))]
+    mod allocator {
+        pub(super) fn be_frugal() {}
+
+        pub(super) fn give_back() {}
+    }
+
+    /// Until the first configuration stands, nothing that is free is kept.
+    pub(super) fn be_frugal() {
+        allocator::be_frugal();
+    }
+
+    /// Gives what is free back to the system, and from now on does so in good time instead of at once.
+    pub(super) fn give_back() {
+        allocator::give_back();
     }
 }

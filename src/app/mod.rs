@@ -50,10 +50,14 @@ pub struct Start {
     pub flags: Option<Box<[String]>>,
     /// Told on standard output once it serves.
     pub invitation: Option<String>,
+    /// Gives memory that is free back to the system, if the program can.
+    pub give_back: Option<fn()>,
 }
 
 /// `portcullis run`: from flags, environment and file to the end of the process.
-pub fn run_flags(flags: &[String], signals: Signals) -> Exit {
+///
+/// `give_back` gives memory that is free back to the system; which allocator there is, only the program knows.
+pub fn run_flags(flags: &[String], signals: Signals, give_back: fn()) -> Exit {
     let loaded = load::install(flags, std::env::vars());
     let start = Start {
         install: loaded.install,
@@ -61,6 +65,7 @@ pub fn run_flags(flags: &[String], signals: Signals) -> Exit {
         problems: loaded.problems,
         notices: loaded.notices,
         flags: Some(flags.into()),
+        give_back: Some(give_back),
         ..Start::default()
     };
     run(start, signals)
@@ -115,6 +120,7 @@ impl App {
             precedence: install.providers.precedence.iter().map(ToString::to_string).collect(),
             metrics: metrics.clone(),
             runtime,
+            give_back: start.give_back,
         };
         let inbox = Arc::new(Inbox::default());
         inbox.updates(provider::internal::NAME).publish(Arc::new(own_routing), own_problems, None);

@@ -17,6 +17,8 @@ use super::inbox::{Inbox, Published};
 use super::status::Status;
 use super::{Built, Kit, compile};
 
+/// From so many routers on, what reading and building them took is given back at once.
+const LARGE: usize = 1000;
 /// Most problems that the log tells each time.
 const TOLD: usize = 1000;
 
@@ -135,7 +137,12 @@ impl Pipeline {
         };
         self.applied.store(version, Ordering::SeqCst);
         self.status.set(&next, &outcome);
-        *built = Some(next);
+        let before = built.replace(next).map(|before| before.routing.http.routers.len());
+        let is_large = before.is_none_or(|routers| outcome.routers.max(routers) >= LARGE);
+        if let Some(give_back) = self.kit.give_back.filter(|_| is_large) {
+            drop(published);
+            give_back();
+        }
         self.count(&outcome);
         report(&outcome);
         self.outcome.send_replace(Some(outcome.clone()));

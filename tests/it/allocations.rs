@@ -102,7 +102,7 @@ fn gateway() {
         }
     });
     let flags: Vec<String> = flags.lines().map(str::to_owned).collect();
-    let _ = portcullis::app::run_flags(&flags, portcullis::process::Signals::install().unwrap());
+    let _ = portcullis::app::run_flags(&flags, portcullis::process::Signals::install().unwrap(), || {});
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub struct Kit {
     pub metrics: Arc<Metrics>,
     /// The runtime of health checks and name resolution.
     pub runtime: tokio::runtime::Handle,
+    /// Gives memory that is free back to the system; called after the first configuration and after each large one.
+    pub give_back: Option<fn()>,
 }
 
 /// What an entry point gives to the routers that it serves.

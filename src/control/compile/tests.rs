@@ -48,6 +48,7 @@ impl Bed {
             precedence: vec!["docker".to_owned(), "file".to_owned()],
             metrics: Arc::new(Metrics::new(&metrics::Settings::default(), 1)),
             runtime: runtime.handle().clone(),
+            give_back: None,
         };
         Self { kit, runtime }
     }
