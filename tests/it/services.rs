@@ -743,3 +743,31 @@ async fn idle_connections_to_servers_end_in_time() {
     assert_eq!(peer.get("/", "").await.text(), "fine");
     assert_eq!(server.connections(), 2);
 }
+
+/// A status that is tried again is judged once: neither as a network error too, nor as a lost race on an idle connection.
+#[tokio::test]
+async fn statuses_are_tried_again_by_their_own_rule() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let server = Server::start(move |_| match counter.fetch_add(1, Ordering::SeqCst) % 2 {
+        0 => answer(503, "", "no"),
+        _ => ok("fine"),
+    })
+    .await;
+    let pause = Duration::from_millis(60);
+    let again = "    again: {retry: {attempts: 2, initialInterval: 60ms, status: ['503'], \
+                 disableRetryOnNetworkError: true, retryNonIdempotentMethod: true}}";
+    let gateway = gateway(&servers(&[&server]), again).await;
+    let mut peer = gateway.connect().await;
+    for turn in 1..=3 {
+        for request in
+            ["GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\n\r\nhi"]
+        {
+            let started = Instant::now();
+            peer.send(request).await;
+            assert_eq!(peer.answer().await.text(), "fine", "{turn}: {request}");
+            assert!(started.elapsed() >= pause, "{turn}: {request} did not wait");
+        }
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 12);
+}

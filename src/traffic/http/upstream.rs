@@ -125,6 +125,10 @@ impl Flight {
             self.release_attempt();
             return false;
         }
+        if matches!(error.etype(), ErrorType::HTTPStatus(_)) {
+            // An answer that is thrown away: its attempt has ended, and the next one is granted with its pause.
+            return error.retry();
+        }
         if is_race
             && self.attempt < RACE_ATTEMPTS
             && !self.responding

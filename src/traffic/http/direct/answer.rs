@@ -31,11 +31,7 @@ pub(super) struct Head {
 /// If it is none.
 pub(super) fn take_head(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Head>> {
     if !has_end(input, scanned) {
-        return if input.len() > HEAD_BYTES {
-            Err(malformed("the head of the server's answer is too large"))
-        } else {
-            Ok(None)
-        };
+        return want_more(input);
     }
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
@@ -45,7 +41,8 @@ pub(super) fn take_head(input: &mut BytesMut, scanned: &mut usize) -> Result<Opt
     parser.allow_obsolete_multiline_headers_in_responses(true);
     let end = match parser.parse_response_with_uninit_headers(&mut parsed, input, &mut fields) {
         Ok(httparse::Status::Complete(end)) => end,
-        Ok(httparse::Status::Partial) => return Ok(None),
+        // What ended was an empty line before the head.
+        Ok(httparse::Status::Partial) => return want_more(input),
         Err(error) => {
             return Err(Error::because(ErrorType::InvalidHTTPHeader, "reading the answer's head", error).into_up());
         }
@@ -75,6 +72,10 @@ pub(super) fn take_head(input: &mut BytesMut, scanned: &mut usize) -> Result<Opt
         return Ok(Some(Head { response, persists: false }));
     }
     Ok(Some(Head { response, persists }))
+}
+
+fn want_more(input: &[u8]) -> Result<Option<Head>> {
+    if input.len() > HEAD_BYTES { Err(malformed("the head of the server's answer is too large")) } else { Ok(None) }
 }
 
 /// Whether the empty line that ends a head has come; no byte is looked at twice.
@@ -245,6 +246,9 @@ mod tests {
     fn heads_without_end_are_refused() {
         let endless = format!("HTTP/1.1 200 OK\r\nA: {}", "x".repeat(HEAD_BYTES));
         assert!(take_head(&mut BytesMut::from(endless.as_bytes()), &mut 0).is_err());
+        // Nor can an empty line before it hide that it has none.
+        let behind = format!("\r\n\r\n{endless}");
+        assert!(take_head(&mut BytesMut::from(behind.as_bytes()), &mut 0).is_err());
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(FIELDS + 1));
         assert!(take_head(&mut BytesMut::from(many.as_bytes()), &mut 0).is_err());
     }
