@@ -74,11 +74,14 @@ mod memory {
     #[cfg(feature = "mimalloc")]
     mod allocator {
         use std::ffi::{c_int, c_long};
+        use std::sync::atomic::{AtomicBool, Ordering};
 
         /// `mi_option_purge_delay`: for how many milliseconds free memory is kept.
         const PURGE_DELAY: c_int = 15;
-        /// What it is if nobody has set it, also by `MIMALLOC_PURGE_DELAY`.
+        /// What it is, unless `MIMALLOC_PURGE_DELAY` says something else.
         const DEFAULT: c_long = 1000;
+        /// Whether [`be_frugal`] has changed it.
+        static CHANGED: AtomicBool = AtomicBool::new(false);
 
         unsafe extern "C" {
             fn mi_option_get(option: c_int) -> c_long;
@@ -92,6 +95,7 @@ mod memory {
                 // Not for longer than the start: each request would cost half as much again.
                 if mi_option_get(PURGE_DELAY) == DEFAULT {
                     mi_option_set(PURGE_DELAY, 0);
+                    CHANGED.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -99,7 +103,7 @@ mod memory {
         pub(super) fn give_back() {
             // SAFETY: as above, with nothing but a number written that other threads may see now or later.
             unsafe {
-                if mi_option_get(PURGE_DELAY) == 0 && std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+                if CHANGED.swap(false, Ordering::Relaxed) {
                     mi_option_set(PURGE_DELAY, DEFAULT);
                 }
                 mi_collect(true);

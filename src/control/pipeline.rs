@@ -213,3 +213,48 @@ fn report(outcome: &Outcome) {
         "configuration applied"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::config::install::RuleSyntax;
+    use crate::config::{Format, load};
+    use crate::observe::metrics;
+    use crate::service::{Transport, transport};
+
+    static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
+
+    fn give_back() {
+        GIVEN_BACK.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn memory_is_given_back_after_the_first_configuration_and_after_large_ones() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let metrics = Arc::new(Metrics::new(&metrics::Settings::default(), 1));
+        let kit = Kit {
+            entry_points: Vec::new(),
+            internals: BTreeMap::new(),
+            default_syntax: RuleSyntax::V3,
+            default_transport: Transport::build(&transport::Settings::default()).unwrap(),
+            precedence: Vec::new(),
+            metrics: metrics.clone(),
+            runtime: runtime.handle().clone(),
+            give_back: Some(give_back),
+        };
+        let inbox = Arc::new(Inbox::default());
+        let updates = inbox.updates("file");
+        let pipeline = Pipeline::new(inbox, kit, Arc::default(), Arc::default(), metrics);
+        // The last but one is small, but it follows a large one.
+        for (routers, calls) in [(0, 1), (1, 1), (LARGE, 2), (LARGE + 1, 3), (1, 4), (2, 4)] {
+            let router = |n| format!("[http.routers.r{n}]\nrule = 'Path(`/{n}`)'\nservice = 's'\n");
+            let text: String = (0..routers).map(router).collect();
+            let (routing, _) = load::dynamic(&text, Format::Toml, "test", "file");
+            updates.publish(Arc::new(routing), Problems::new(), None);
+            pipeline.apply();
+            assert_eq!(GIVEN_BACK.load(Ordering::SeqCst), calls, "{routers} routers");
+        }
+    }
+}
