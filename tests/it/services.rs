@@ -771,3 +771,76 @@ async fn statuses_are_tried_again_by_their_own_rule() {
     }
     assert_eq!(asked.load(Ordering::SeqCst), 12);
 }
+
+/// A server that has closed its idle connections all at once is asked on a new one, not on the next that is closed.
+#[tokio::test]
+async fn a_lost_race_is_not_run_again() {
+    let server = Server::start(|received| match received.turn {
+        0 => [vec![Step::WaitForTest], ok("fine")].concat(),
+        _ => vec![Step::Close],
+    })
+    .await;
+    let gateway = gateway(&servers(&[&server]), "").await;
+    let mut peers = join_all((0..5).map(|_| gateway.connect())).await;
+    for peer in &mut peers {
+        peer.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    }
+    server.until_count(5).await;
+    (0..6).for_each(|_| server.go());
+    for peer in &mut peers {
+        assert_eq!(peer.answer().await.text(), "fine");
+    }
+    assert_eq!(peers[0].get("/", "").await.text(), "fine");
+    assert_eq!((server.count(), server.connections()), (7, 6), "one of five that are closed, then a new one");
+}
+
+/// What one server answered is not charged to the next, nor told of it.
+#[tokio::test]
+async fn each_attempt_has_an_outcome_of_its_own() {
+    let server = Server::start(|received| match received.turn {
+        _ if received.path() != "/left" => ok("fine"),
+        _ if received.connection == 0 => answer(503, "", "busy"),
+        _ => vec![Step::ReadBody, Step::Hang],
+    })
+    .await;
+    let again = "    again: {retry: {attempts: 2, status: ['503']}}";
+    let gateway = gateway(&servers(&[&server]), again).await;
+    let mut peer = gateway.connect().await;
+    peer.send("GET /left HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    server.until_count(2).await;
+    drop(peer);
+    let line = gateway.logged_path("/left").await;
+    assert_eq!((&line["DownstreamStatus"], &line["RetryAttempts"]), (&499.into(), &1.into()), "{line}");
+    assert!(line.get("OriginStatus").is_none_or(|status| *status == 0), "{line}");
+}
+
+#[tokio::test]
+async fn absent_bodies_are_said_where_they_are_expected() {
+    let server = Server::says("fine").await;
+    let gateway = gateway(&servers(&[&server]), "").await;
+    let mut peer = gateway.connect().await;
+    for (method, length) in
+        [("POST", Some("0")), ("PUT", Some("0")), ("PATCH", Some("0")), ("GET", None), ("DELETE", None)]
+    {
+        assert_eq!(peer.request(&format!("{method} / HTTP/1.1\r\nHost: a.test\r\n\r\n")).await.status, 200);
+        assert_eq!(server.last().header("content-length"), length, "{method}");
+    }
+}
+
+/// RFC 9110 §15.2.
+#[tokio::test]
+async fn http10_clients_get_no_informational_answers() {
+    let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine";
+    let server = Server::start(move |_| raw(early)).await;
+    let gateway = gateway(&servers(&[&server]), "").await;
+    for (version, first) in [("1.0", 200), ("1.1", 103)] {
+        for request in [
+            format!("GET / HTTP/{version}\r\nHost: a.test\r\n\r\n"),
+            format!("POST / HTTP/{version}\r\nHost: a.test\r\nContent-Length: 1\r\n\r\nx"),
+        ] {
+            let mut peer = gateway.connect().await;
+            peer.send(&request).await;
+            assert_eq!(peer.head().await.unwrap().status, first, "{request}");
+        }
+    }
+}

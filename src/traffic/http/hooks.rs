@@ -49,6 +49,8 @@ impl ProxyHttp for Hooks {
             return Error::e_explain(pingora::ErrorType::InternalError, "a request without a connection of ours");
         };
         session.set_keepalive(connection.keep_alive());
+        // RFC 9110 §15.2: HTTP/1.0 has no informational answers.
+        session.downstream_session.set_ignore_info_resp(session.req_header().version == Version::HTTP_10);
         let entry_point = &self.entry_points[connection.client.entry_point_index];
         flight.connection = Some(connection);
         match self.receive(session.req_header_mut(), flight, entry_point).await {
@@ -131,16 +133,11 @@ impl ProxyHttp for Hooks {
         &self,
         _: &HttpPeer,
         session: &mut Session,
-        mut error: Box<Error>,
+        error: Box<Error>,
         flight: &mut Flight,
         reused: bool,
     ) -> Box<Error> {
-        // Pingora marks what may have been a race with the server's idle timeout. Undecided, the mark panics when asked.
-        error.retry.decide_reuse(reused);
-        let is_race = reused && error.retry();
-        let retry = flight.may_go_on(session, &error, is_race);
-        error.set_retry(retry);
-        error
+        self.interrupted(session, flight, error, reused)
     }
 
     async fn upstream_response_filter(
@@ -291,6 +288,9 @@ impl Gateway {
             })?;
         }
         flight.attempt += 1;
+        // What an earlier attempt was answered says nothing of this one's server.
+        flight.origin_status = 0;
+        flight.first_byte = None;
         // What was kept of the body comes through the filter once more.
         flight.received_bytes = 0;
         flight.attempt_started = Some(Instant::now());
@@ -313,6 +313,22 @@ impl Gateway {
         let entry_point = &self.entry_points[connection.client.entry_point_index];
         forwarded::append_for(request, &connection.address, &entry_point.forwarded);
         upstream::address(request, selection)
+    }
+
+    /// Ends an attempt that broke on a connection, `reused` or not; the error says whether another follows.
+    pub(super) fn interrupted(
+        &self,
+        session: &Session,
+        flight: &mut Flight,
+        mut error: Box<Error>,
+        reused: bool,
+    ) -> Box<Error> {
+        // A mark for what may have been a race with the server's idle timeout. Undecided, it panics when asked.
+        error.retry.decide_reuse(reused);
+        let is_race = reused && error.retry();
+        let retry = flight.may_go_on(session, &error, is_race);
+        error.set_retry(retry);
+        error
     }
 
     /// Judges the head of a server's answer.

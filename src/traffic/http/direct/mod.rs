@@ -7,11 +7,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::Version;
 use http::header::{
-    CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
+use http::{Method, Version};
 use pingora::ErrorType;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorSource, HttpPeer, Result};
@@ -86,7 +86,12 @@ impl Gateway {
         let (PingoraAddress::Inet(address), Some(server)) = (&peer._address, flight.last_server.clone()) else {
             return Error::e_explain(ErrorType::InternalError, "a server without an address");
         };
-        let idle = server.take_idle(*address, flight.attempt_started.unwrap_or_else(Instant::now));
+        // A server that has let this request down on an idle connection may have closed the others as well.
+        let idle = if flight.tried.contains(&server.id()) {
+            None
+        } else {
+            server.take_idle(*address, flight.attempt_started.unwrap_or_else(Instant::now))
+        };
         let reused = idle.is_some();
         let mut connection = match idle {
             Some(connection) => connection,
@@ -123,14 +128,6 @@ impl Gateway {
                 Err(self.interrupted(session, flight, error, reused))
             }
         }
-    }
-
-    fn interrupted(&self, session: &Session, flight: &mut Flight, mut error: Box<Error>, reused: bool) -> Box<Error> {
-        error.retry.decide_reuse(reused);
-        let is_race = reused && error.retry();
-        let retry = flight.may_go_on(session, &error, is_race);
-        error.set_retry(retry);
-        error
     }
 
     /// Sends the request and passes the answer on, but for `parts` that are left to be written. Whether the connection can be
@@ -217,6 +214,12 @@ impl Gateway {
             let host = HeaderValue::from_str(authority.as_str())
                 .map_err(|_| Error::explain(ErrorType::InternalError, "an authority that is no header value"))?;
             request.insert_header(HOST, host)?;
+        }
+        // RFC 9110 §8.6: where a body is expected, its absence is said; some servers answer 411 otherwise.
+        if matches!(request.method, Method::POST | Method::PUT | Method::PATCH)
+            && !request.headers.contains_key(CONTENT_LENGTH)
+        {
+            request.insert_header(CONTENT_LENGTH, HeaderValue::from_static("0"))?;
         }
         self.address(&mut request, flight)?;
         Ok(request)
