@@ -15,6 +15,7 @@ use portcullis::problem::Problems;
 use portcullis::service::Transport;
 use portcullis::service::transport;
 use portcullis::snapshot::Current;
+use portcullis::tls::fallback;
 
 /// What stands in memory at the end of a benchmark is what it has allocated and not freed.
 #[global_allocator]
@@ -80,12 +81,14 @@ impl Gateway {
         let runtime = tokio::runtime::Runtime::new().ok()?;
         let metrics = Arc::new(Metrics::new(&Settings::default(), 1));
         let kit = Kit {
-            entry_points: vec![EntryPointModel { name: "web".into(), is_default: true, middlewares: Box::default() }],
+            entry_points: vec![EntryPointModel { name: "web".into(), is_default: true, middlewares: Box::default(), tls: None }],
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,
             precedence: Vec::new(),
             metrics: metrics.clone(),
+            tickets: Arc::default(),
+            fallback: fallback::certificate().ok()?,
             runtime: runtime.handle().clone(),
             give_back: None,
         };

@@ -55,7 +55,7 @@ fn a_request_over_tls(bencher: divan::Bencher<'_, '_>) {
     let metrics = metrics();
     let (entry_point, service) = (metrics.entry_point("websecure"), metrics.service("a@file"));
     let router = metrics.router("r@file", "a@file");
-    let tls = TlsFacts { version: "1.3", cipher: "TLS_AES_128_GCM_SHA256", server_name: None };
+    let tls = TlsFacts { version: "1.3", cipher: "TLS_AES_128_GCM_SHA256", ..TlsFacts::default() };
     bencher.bench(|| {
         let observation = observation(divan::black_box(200), Some(&tls));
         entry_point.record(&observation);

@@ -154,7 +154,8 @@ pub async fn explain(
         client.address(),
     );
     let _ = writeln!(out, "seen as      host {} path {}", view.host, view.path);
-    let Some(table) = applied.snapshot.http.get(index) else { return Err("the entry point has no routes".to_owned()) };
+    let tables = if client.tls.is_some() { &applied.snapshot.https } else { &applied.snapshot.http };
+    let Some(table) = tables.get(index) else { return Err("the entry point has no routes".to_owned()) };
     let route = table.find(&view).cloned();
     match &route {
         Some(route) => tell_route(&mut out, route, applied),

@@ -10,6 +10,7 @@ pub mod observe;
 pub mod middleware;
 pub mod rule;
 pub mod service;
+pub mod tls;
 
 pub mod config;
 pub mod snapshot;

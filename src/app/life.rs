@@ -455,7 +455,8 @@ impl Life {
         let proxy = Arc::new(pingora_proxy::http_proxy(&conf, Hooks(gateway)));
         let mut handles: Vec<(SocketName, Handle)> = Vec::with_capacity(listeners.len());
         for (options, socket, listener) in listeners {
-            let handle = entrypoint::start(options, listener, proxy.clone(), observer.clone())?;
+            let current = Some(self.app.current.clone());
+            let handle = entrypoint::start(options, listener, proxy.clone(), observer.clone(), current)?;
             log::info!(event = "listening"; "entry point {} listens on {}", handle.name(), handle.address());
             handles.push((socket, handle));
         }
@@ -466,6 +467,7 @@ impl Life {
     fn start_background(&self) {
         let throttle = self.app.install.providers.providers_throttle_duration.or_zero();
         tokio::spawn(self.app.pipeline.clone().run(throttle));
+        tokio::spawn(self.app.pipeline.clone().watch_files());
         self.app.watch_providers();
     }
 

@@ -22,6 +22,7 @@ use crate::provider::{self, Provider};
 use crate::service::Internal;
 use crate::service::transport::Transport;
 use crate::snapshot::Current;
+use crate::tls::{Tickets, fallback};
 use crate::traffic::http::{EntryPointHttp, Gateway};
 use crate::units::Name;
 
@@ -85,6 +86,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// TCP entry points, in the order of their indices.
     pub entry_points: Vec<Name>,
+    /// The keys of TLS session tickets.
+    pub tickets: Arc<Tickets>,
     /// The flags that the static configuration came from.
     flags: Option<Box<[String]>>,
     /// Set when the process drains.
@@ -102,15 +105,17 @@ impl App {
         let settings = install.metrics.clone().unwrap_or_default();
         let metrics = Arc::new(Metrics::new(&settings, options::threads(&install)));
         let status = Arc::new(Status::default());
+        let tickets = Arc::new(Tickets::default());
         let terminating = Arc::new(AtomicBool::new(false));
         let entry_points: Vec<Name> = options::tcp_entry_points(&install).map(|(name, _)| name.clone()).collect();
         let (own_routing, mut own_problems) = provider::internal::routing(&install);
         own_problems.extend(start.problems);
+        let fallback = fallback::certificate().map_err(Problems::from);
         let default_transport =
             Transport::build(&install.servers_transport).map_err(|problems| problems.under("serversTransport"));
         let exporter = settings.prometheus.as_ref().map(|_| Exporter::new(metrics.clone()));
         let exporter = exporter.transpose().map_err(|problem| problem.under("metrics.prometheus"));
-        let (default_transport, exporter) = all((default_transport, exporter))?;
+        let (default_transport, exporter, fallback) = all((default_transport, exporter, fallback))?;
         let exporter = exporter.map(Arc::new);
         let kit = Kit {
             entry_points: models(&install, &entry_points),
@@ -119,6 +124,8 @@ impl App {
             default_transport,
             precedence: install.providers.precedence.iter().map(ToString::to_string).collect(),
             metrics: metrics.clone(),
+            tickets: tickets.clone(),
+            fallback,
             runtime,
             give_back: start.give_back,
         };
@@ -143,6 +150,7 @@ impl App {
             metrics,
             entry_points,
             flags: start.flags,
+            tickets,
             terminating,
             providers,
         })
@@ -214,6 +222,7 @@ fn models(install: &Install, names: &[Name]) -> Vec<EntryPointModel> {
                 .get(name)
                 .map(|entry_point| entry_point.http.middlewares.clone().into())
                 .unwrap_or_default(),
+            tls: install.entry_points.get(name).and_then(|entry_point| entry_point.http.tls.clone()),
         })
         .collect()
 }

@@ -78,6 +78,7 @@ pub(super) fn door(index: usize, name: &Name, entry_point: &EntryPoint) -> Resul
     times.idle = written.responding_timeouts.idle_timeout.positive();
     // A request is read within the read timeout, so its head is as well.
     times.head = times.read.map_or(times.head, |read| read.min(times.head));
+    times.handshake = times.read.map_or(times.handshake, |read| read.min(times.handshake));
     options.keep_alive.max_time = written.keep_alive_max_time.positive();
     options.keep_alive.max_requests = u64::try_from(written.keep_alive_max_requests).ok().filter(|most| *most > 0);
     limits(entry_point, &mut options);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::router_tls::RouterTls;
 use crate::units::{Duration, Name};
 
 /// One entry point as written.
@@ -151,6 +152,9 @@ pub struct Http {
     /// Middlewares put before those of each router. As written: a bare name belongs to the router's provider.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub middlewares: Vec<Name>,
+    /// What the routers ask of TLS that do not say so themselves; all of them are for TLS only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<RouterTls>,
     /// Which encoded characters a path may have.
     pub encoded_characters: EncodedCharacters,
     /// Writes `;` in a query as `%3B`.
@@ -168,6 +172,7 @@ impl Default for Http {
         Self {
             redirections: Redirections::default(),
             middlewares: Vec::new(),
+            tls: None,
             encoded_characters: EncodedCharacters::default(),
             encode_query_semicolons: false,
             sanitize_path: true,

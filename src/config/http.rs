@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::deserialize::{IS_MISSING, Read, follows_from};
 use super::entry_points::TraceVerbosity;
 use super::install::RuleSyntax;
+use super::router_tls::RouterTls;
 use super::routing::Names;
 use super::tree::{Node, Sources, Value};
 use crate::problem::{Problem, Problems};
@@ -127,6 +128,9 @@ pub struct Router {
     /// Rank among the routers that match; the length of the rule if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i64>,
+    /// What it asks of TLS, if it is for TLS only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Box<RouterTls>>,
     /// What is recorded about its requests.
     #[serde(skip_serializing_if = "Observability::is_inherited")]
     pub observability: Observability,
@@ -145,6 +149,7 @@ impl Router {
             rule: "".into(),
             rule_syntax: None,
             priority: None,
+            tls: None,
             observability: Observability::default(),
         };
         let mut problems = Problems::new();
@@ -162,6 +167,7 @@ impl Router {
                     let read = read_priority(*priority).map_err(|problem| problem.placed(sources.place(node.span)));
                     router.priority = problems.keep(read).flatten();
                 }
+                ("tls", _) => router.tls = Some(Box::new(RouterTls::read(node, names))),
                 ("observability", _) => router.observability = Observability::read(node),
                 _ => {}
             }

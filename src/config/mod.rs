@@ -15,9 +15,11 @@ pub mod install;
 pub mod json_schema;
 pub mod load;
 pub mod print;
+pub mod router_tls;
 pub mod routing;
 mod scalar;
 pub mod schema;
+pub mod tls;
 pub mod tree;
 
 pub use address::Address;
@@ -25,6 +27,7 @@ pub use entry_points::EntryPoint;
 pub use format::Format;
 pub use http::{Http, Router};
 pub use install::Install;
+pub use router_tls::RouterTls;
 pub use routing::Routing;
 
 /// All that is written.

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::check::{BrokenObject, Checked};
 use super::deserialize::{IS_MISSING, Read, follows_from, from_node};
 use super::http::{Broken, Http, NameList, Remains, Router};
+use super::tls::{self, Tls};
 use super::tree::{Node, Sources, Value};
 use crate::problem::{Problem, Problems};
 use crate::units::Name;
@@ -19,6 +20,9 @@ use crate::units::Name;
 pub struct Routing {
     /// HTTP objects.
     pub http: Http,
+    /// TLS objects.
+    #[serde(skip_serializing_if = "Tls::is_empty")]
+    pub tls: Tls,
 }
 
 impl Routing {
@@ -34,13 +38,14 @@ impl Routing {
         add(&mut http.broken.services, broken.services);
         add(&mut http.broken.middlewares, broken.middlewares);
         add(&mut http.broken.servers_transports, broken.servers_transports);
+        self.tls.merge(other.tls);
     }
 
     /// Whether nothing is in it, broken or not.
     pub fn is_empty(&self) -> bool {
         let Http { routers, services, middlewares, servers_transports, broken } = &self.http;
         let nothing = routers.is_empty() && services.is_empty() && middlewares.is_empty();
-        nothing && servers_transports.is_empty() && *broken == Broken::default()
+        nothing && servers_transports.is_empty() && *broken == Broken::default() && self.tls.is_empty()
     }
 
     /// The same, with every object that `last` has just so taken from there: it is kept in memory once, and whoever compares
@@ -52,6 +57,8 @@ impl Routing {
         share(&mut http.services, &before.services);
         share(&mut http.middlewares, &before.middlewares);
         share(&mut http.servers_transports, &before.servers_transports);
+        share(&mut self.tls.options, &last.tls.options);
+        share(&mut self.tls.stores, &last.tls.stores);
         self
     }
 
@@ -63,19 +70,34 @@ impl Routing {
         let http = root.get("http").unwrap_or(&nothing);
         let http_of = &mut routing.http;
         let broken = &mut http_of.broken;
-        http_of.middlewares = reader.objects(http, "middlewares", &mut broken.middlewares, settings);
+        http_of.middlewares = reader.objects(("http", http), "middlewares", &mut broken.middlewares, settings);
         http_of.servers_transports =
-            reader.objects(http, "serversTransports", &mut broken.servers_transports, settings);
-        http_of.services = reader.objects(http, "services", &mut broken.services, settings);
-        http_of.routers = reader.objects(http, "routers", &mut broken.routers, Router::read);
+            reader.objects(("http", http), "serversTransports", &mut broken.servers_transports, settings);
+        http_of.services = reader.objects(("http", http), "services", &mut broken.services, settings);
+        http_of.routers = reader.objects(("http", http), "routers", &mut broken.routers, Router::read);
+        let tls = root.get("tls").unwrap_or(&nothing);
+        let tls_of = &mut routing.tls;
+        let (certificates, problems) = tls::certificates(tls, provider, |node| from_node(node, sources));
+        tls_of.certificates = certificates;
+        reader.problems.extend(problems);
+        tls_of.options = reader.objects(("tls", tls), "options", &mut tls_of.broken.options, settings);
+        tls_of.stores = reader.objects(("tls", tls), "stores", &mut tls_of.broken.stores, settings);
         for object in &checked.broken {
             let name = Name::qualified(&object.name, provider);
             match &*object.kind {
+                "tls.options" => {
+                    let remains = reader.remains(object, settings).0.reading(&object.rest);
+                    tls_of.broken.options.insert(tls::named(name), remains);
+                }
+                "tls.stores" => {
+                    let remains = reader.remains(object, settings).0.reading(&object.rest);
+                    tls_of.broken.stores.insert(tls::named(name), remains);
+                }
                 "http.routers" => {
                     let (mut remains, whole) = reader.remains(object, Router::read);
                     // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router
-                    // below it, which may ask for less. Those of a router for TLS were never its own in plain HTTP.
-                    if whole && !asks_for_tls(object) {
+                    // below it, which may ask for less.
+                    if whole {
                         http_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
                     }
                     broken.routers.insert(name, remains);
@@ -94,14 +116,6 @@ impl Routing {
         }
         (routing, reader.problems.into_iter().collect())
     }
-}
-
-/// Whether a router is broken because it is for TLS only.
-fn asks_for_tls(object: &BrokenObject) -> bool {
-    object.problems.iter().any(|problem| {
-        let path = relative(&problem.path, object);
-        path.strip_prefix("tls").is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-    })
 }
 
 /// The path of something in an object, relative to that.
@@ -144,16 +158,18 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn objects<T>(
         &mut self,
-        http: &Node,
+        (section, of): (&str, &Node),
         kind: &str,
         broken: &mut BTreeMap<Name, Remains<T>>,
         read: ReadFn<T>,
     ) -> BTreeMap<Name, Arc<T>> {
-        let entries = http.get(kind).map(Node::entries).unwrap_or_default();
+        let entries = of.get(kind).map(Node::entries).unwrap_or_default();
         let mut objects = Vec::with_capacity(entries.len());
         for (key, node) in entries {
             let mut name = Name::qualified(&key.name, self.provider);
-            if kind != "routers" {
+            if section == "tls" {
+                name = tls::named(name);
+            } else if kind != "routers" {
                 // Routers name the others; nobody names them.
                 name = self.names.share(name);
             }
@@ -163,7 +179,7 @@ impl Reader<'_> {
                 object => {
                     let told = problems.iter().map(|problem| problem.path.clone());
                     broken.insert(name, Remains::new(object, told).reading(node));
-                    self.problems.extend(problems.under(&format!("http.{kind}.{}", key.name)));
+                    self.problems.extend(problems.under(&format!("{section}.{kind}.{}", key.name)));
                 }
             }
         }

@@ -19,6 +19,8 @@ use super::{Built, Kit, compile};
 
 /// From so many routers on, what reading and building them took is given back at once.
 const LARGE: usize = 1000;
+/// How often the files of certificates are looked at.
+const LOOKS_EVERY: Duration = Duration::from_secs(2);
 /// Most problems that the log tells each time.
 const TOLD: usize = 1000;
 
@@ -84,6 +86,27 @@ impl Pipeline {
                 Err(error) => log::error!("applying the configuration failed: {error}"),
             }
             tokio::time::sleep(throttle).await;
+        }
+    }
+
+    /// Applies the configuration again whenever a certificate, a key or an authority's file is another than before. Ends never.
+    ///
+    /// The files are looked at, as those of Kubernetes are links that are turned to elsewhere, which nobody announces.
+    pub async fn watch_files(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(LOOKS_EVERY).await;
+            let pipeline = self.clone();
+            let applied = tokio::task::spawn_blocking(move || pipeline.apply_other_files()).await;
+            if let Err(error) = applied {
+                log::error!("looking at certificate files failed: {error}");
+            }
+        }
+    }
+
+    fn apply_other_files(&self) {
+        let mut built = self.built.lock();
+        if built.as_ref().is_some_and(Built::has_stale_files) {
+            self.replace(&mut built);
         }
     }
 
@@ -223,6 +246,7 @@ mod tests {
     use crate::config::{Format, load};
     use crate::observe::metrics;
     use crate::service::{Transport, transport};
+    use crate::tls::fallback;
 
     static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
 
@@ -241,6 +265,8 @@ mod tests {
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
             precedence: Vec::new(),
             metrics: metrics.clone(),
+            tickets: Arc::default(),
+            fallback: fallback::certificate().unwrap(),
             runtime: runtime.handle().clone(),
             give_back: Some(give_back),
         };

@@ -44,7 +44,7 @@ pub fn spawn(address: SocketAddr, name: &str) -> std::io::Result<SocketAddr> {
     let options = entrypoint::Options::new(name, 0);
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         runtime.block_on(async move {
-            match entrypoint::start(options, listener, app, Arc::new(Silent)) {
+            match entrypoint::start(options, listener, app, Arc::new(Silent), None) {
                 Ok(_) => std::future::pending::<()>().await,
                 Err(error) => log::error!("the embedded server cannot serve: {error}"),
             }

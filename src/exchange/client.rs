@@ -31,6 +31,16 @@ pub struct TlsFacts {
     pub cipher: &'static str,
     /// Server name that the client asked for, lower case.
     pub server_name: Option<Box<str>>,
+    /// Name of the TLS options that the handshake was made with.
+    pub options: Option<Arc<str>>,
+    /// The protocol that was agreed on (ALPN).
+    pub protocol: Option<Box<[u8]>>,
+    /// The client's certificate and its issuers as sent, each in DER; none if it showed none.
+    pub certificates: Box<[Box<[u8]>]>,
+    /// Whom the client's certificate was made for, as its issuer wrote it.
+    pub client_subject: Option<Box<str>>,
+    /// Whether an earlier session goes on.
+    pub is_resumed: bool,
 }
 
 impl Client {

@@ -78,6 +78,8 @@ faults! {
     MethodRefused = "method-refused", 405, "Method Not Allowed";
     /// A transfer coding other than `chunked`.
     TransferCoding = "transfer-coding", 501, "Not Implemented";
+    /// The host asks for other TLS options than the server name with which the connection was made (RFC 9110 §15.5.20).
+    Misdirected = "misdirected", 421, "Misdirected Request";
     /// An HTTP version other than 1.0, 1.1 or 2.
     HttpVersion = "http-version", 505, "HTTP Version Not Supported";
     /// An expectation other than `100-continue`.

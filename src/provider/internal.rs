@@ -47,7 +47,7 @@ pub fn routing(install: &Install) -> (Routing, Problems) {
     if let Some(prometheus) = prometheus.filter(|prometheus| !prometheus.manual_routing) {
         own.route("prometheus", &prometheus.entry_point, "PathPrefix(`/metrics`)".to_owned(), i64::MAX, PROMETHEUS);
     }
-    (Routing { http: own.http }, own.problems)
+    (Routing { http: own.http, ..Routing::default() }, own.problems)
 }
 
 struct Own {
@@ -76,6 +76,7 @@ impl Own {
             rule: rule.into(),
             rule_syntax: Some(RuleSyntax::V3),
             priority: Some(priority),
+            tls: None,
             observability: Observability::default(),
         };
         self.http.routers.insert(Name::qualified(name, NAME), Arc::new(router));

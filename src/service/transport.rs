@@ -15,10 +15,8 @@ use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::problem::{Problem, Problems, all, each, refuse};
-use crate::units::{Duration, Secret};
+use crate::units::{Duration, Secret, pem};
 
-/// Largest certificate or key file that is read, in bytes.
-const PEM_LIMIT_BYTES: u64 = 1 << 20;
 /// What a TLS handshake may take on top of `dialTimeout`.
 const HANDSHAKE_LIMIT: Span = Span::from_secs(10);
 /// A connection attempt without a limit of its own ends here, like the kernel's own patience.
@@ -217,7 +215,7 @@ fn set_timeouts(options: &mut PeerOptions, timeouts: &ForwardingTimeouts) {
 fn read_roots(settings: &Settings) -> Result<Vec<CertificateDer<'static>>, Problems> {
     let read = |(at, written): (usize, &String)| {
         let here = |message: String| Problem::at(format!("rootCAs[{at}]"), message);
-        let found = certificates(&read_pem(written).map_err(here)?).map_err(here)?;
+        let found = certificates(&pem::read(written).map_err(here)?).map_err(here)?;
         let mut store = RootCertStore::empty();
         for root in &found {
             store.add(root.clone()).map_err(|error| here(format!("is not an authority's certificate: {error}")))?;
@@ -244,10 +242,10 @@ fn client_certificate(settings: &Settings) -> Result<Option<CertKey>, Problems> 
 }
 
 fn read_client_certificate(written: &Certificate) -> Result<CertKey, Problems> {
-    let chain = read_pem(&written.cert_file)
+    let chain = pem::read(&written.cert_file)
         .and_then(|pem| certificates(&pem))
         .map_err(|message| Problem::at("certFile", message));
-    let key = read_pem(written.key_file.reveal())
+    let key = pem::read(written.key_file.reveal())
         .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).map_err(|error| format!("holds no private key: {error}")))
         .map_err(|message| Problem::at("keyFile", message));
     let (chain, key) = all((chain, key))?;
@@ -261,22 +259,6 @@ fn read_client_certificate(written: &Certificate) -> Result<CertKey, Problems> {
         return Err(problem.with_help("convert it to PKCS#8").into());
     }
     Ok(CertKey::new(chain.into_iter().map(|der| der.to_vec()).collect(), der))
-}
-
-/// The PEM text itself, or what stands in the file of that name.
-fn read_pem(written: &str) -> Result<Vec<u8>, String> {
-    if written.contains("-----BEGIN") {
-        return Ok(written.as_bytes().to_vec());
-    }
-    if written.is_empty() {
-        return Err("must be set".to_owned());
-    }
-    let unreadable = |error: std::io::Error| format!("cannot read the file: {error}");
-    let size = std::fs::metadata(written).map_err(unreadable)?.len();
-    if size > PEM_LIMIT_BYTES {
-        return Err(format!("is larger than {PEM_LIMIT_BYTES} bytes"));
-    }
-    std::fs::read(written).map_err(unreadable)
 }
 
 /// All certificates of a PEM text, at least one, each of which Pingora's parser takes too: it panics on what it does not.

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+pub mod door;
 mod path_index;
 pub mod route;
 pub mod route_table;
 
+pub use door::Door;
 pub use route::{Condition, Route, Switches, Target};
 
 use self::route_table::RouteTable;
@@ -17,8 +19,12 @@ use self::route_table::RouteTable;
 pub struct Snapshot {
     /// Counts up with each configuration applied; 0 before the first one.
     pub generation: u64,
-    /// Route tables of the entry points, by [`crate::exchange::Client::entry_point_index`].
+    /// Route tables of the entry points for requests without TLS, by [`crate::exchange::Client::entry_point_index`].
     pub http: Box<[Arc<RouteTable<Route>>]>,
+    /// The same for requests over TLS.
+    pub https: Box<[Arc<RouteTable<Route>>]>,
+    /// What the entry points do with connections.
+    pub doors: Box<[Arc<Door>]>,
 }
 
 /// The snapshot in force. One writer (`control::pipeline`), many readers.

@@ -4,6 +4,7 @@ pub mod duration;
 pub mod name;
 pub mod network;
 pub mod pattern;
+pub mod pem;
 pub mod secret;
 pub mod status;
 

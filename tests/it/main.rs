@@ -28,6 +28,7 @@ mod services;
 mod smuggling;
 mod smuggling_through;
 mod tidy;
+mod tls;
 mod traefik;
 mod upgrade;
 mod upstream_failures;

@@ -56,7 +56,7 @@ async fn proxied(change: impl FnOnce(&mut Options)) -> (Handle, Arc<Script>) {
     let app = Arc::new(http_proxy(&Arc::new(ServerConf::default()), Proxy(address)));
     let mut options = Options::new("test", 0);
     change(&mut options);
-    let handle = start(options, bind("127.0.0.1:0", false).unwrap(), app, Arc::new(Refusals::default())).unwrap();
+    let handle = start(options, bind("127.0.0.1:0", false).unwrap(), app, Arc::new(Refusals::default()), None).unwrap();
     (handle, script)
 }
 

@@ -20,13 +20,14 @@ const PLAN: &[(&str, &[&str])] = &[
     // 2: the parts; none uses another.
     ("rule", &["exchange", "units"]),
     ("middleware", &["exchange", "problem", "units"]),
+    ("tls", &["exchange", "problem", "units"]),
     ("service", &["exchange", "observe", "problem", "units"]),
     // 3: as written, from the parts' own settings; as built.
-    ("config", &["middleware", "observe", "problem", "service", "units"]),
-    ("snapshot", &["exchange", "middleware", "observe", "rule", "service", "units"]),
+    ("config", &["middleware", "observe", "problem", "service", "tls", "units"]),
+    ("snapshot", &["exchange", "middleware", "observe", "rule", "service", "tls", "units"]),
     // 4: configuration in motion; bytes in motion. Neither knows the other.
-    ("control", &["config", "middleware", "observe", "problem", "rule", "service", "snapshot", "units"]),
-    ("traffic", &["exchange", "middleware", "observe", "service", "snapshot", "units"]),
+    ("control", &["config", "middleware", "observe", "problem", "rule", "service", "snapshot", "tls", "units"]),
+    ("traffic", &["exchange", "middleware", "observe", "service", "snapshot", "tls", "units"]),
     // 5: what operators read; where configuration comes from; the life of the process.
     ("admin", &["config", "control", "exchange", "middleware", "observe", "problem", "service", "units"]),
     ("provider", &["config", "control", "middleware", "problem", "units"]),

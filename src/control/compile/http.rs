@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems};
 use crate::rule::{Rule, Syntax};
 use crate::service::Service;
 use crate::snapshot::route_table::RouteTable;
-use crate::snapshot::{Condition, Route, Switches, Target};
+use crate::snapshot::{Condition, Route, Snapshot, Switches, Target};
 use crate::units::Name;
 
 use super::middlewares::{Bench, Gap};
@@ -28,6 +28,17 @@ const MAX_USER_PRIORITY: i64 = i64::MAX - 1000;
 /// middlewares before it, in the order in which it names them.
 type Routes = Box<[Arc<Route>]>;
 type Tables = Box<[Arc<RouteTable<Route>>]>;
+
+/// What the routers are built to.
+pub(super) struct Routed {
+    pub(super) routes: Routes,
+    /// For requests without TLS, by entry point.
+    pub(super) plain: Tables,
+    /// For requests over TLS, by entry point.
+    pub(super) tls: Tables,
+    pub(super) doubts: Doubts,
+}
+
 /// Where the authors of rules probably meant something else, by router. Rules that are kept are not read again to find out.
 pub(super) type Doubts = BTreeMap<Name, Box<[String]>>;
 
@@ -38,7 +49,7 @@ pub(super) fn build(
     bench: &mut Bench<'_>,
     problems: &mut Problems,
     (previous, kit): (Option<&Built>, &Kit),
-) -> (Routes, Tables, Doubts) {
+) -> Routed {
     let mut work = Work {
         routing,
         services,
@@ -50,7 +61,7 @@ pub(super) fn build(
         outer: BTreeMap::new(),
         doubts: Doubts::new(),
         routes: Vec::with_capacity(routing.http.routers.len()),
-        members: kit.entry_points.iter().map(|_| Vec::with_capacity(routing.http.routers.len())).collect(),
+        members: kit.entry_points.iter().map(|_| Members::default()).collect(),
     };
     for (name, router) in &routing.http.routers {
         work.add(name, router);
@@ -62,12 +73,24 @@ pub(super) fn build(
         }
     }
     let Work { routes, members, doubts, .. } = work;
-    let tables = members.into_iter().enumerate().map(|(index, members)| {
-        let before = previous.and_then(|built| built.snapshot.http.get(index));
-        table(members, before, &kit.precedence)
-    });
-    let tables = tables.collect();
-    (routes.into(), tables, doubts)
+    let before = |pick: fn(&Snapshot) -> &Tables, index: usize| previous.and_then(|it| pick(&it.snapshot).get(index));
+    let (plain, tls) = members
+        .into_iter()
+        .enumerate()
+        .map(|(index, Members { plain, tls })| {
+            let plain = table(plain, before(|snapshot| &snapshot.http, index), &kit.precedence);
+            let tls = table(tls, before(|snapshot| &snapshot.https, index), &kit.precedence);
+            (plain, tls)
+        })
+        .unzip::<_, _, Vec<_>, Vec<_>>();
+    Routed { routes: routes.into(), plain: plain.into(), tls: tls.into(), doubts }
+}
+
+/// The routes of one entry point.
+#[derive(Default)]
+struct Members {
+    plain: Vec<Arc<Route>>,
+    tls: Vec<Arc<Route>>,
 }
 
 /// Indexes the routes of one entry point, which come in the order of their names; `before` if it has the same ones.
@@ -142,8 +165,7 @@ struct Work<'a, 'b> {
     outer: BTreeMap<(usize, &'a str), Arc<[Name]>>,
     doubts: Doubts,
     routes: Vec<Arc<Route>>,
-    /// The routes of each entry point.
-    members: Vec<Vec<Arc<Route>>>,
+    members: Vec<Members>,
 }
 
 /// A rule that was read.
@@ -189,7 +211,9 @@ impl<'a> Work<'a, '_> {
                     route
                 }
             };
-            self.members[index].push(route);
+            let is_for_tls = router.tls.is_some() || self.kit.entry_points[index].tls.is_some();
+            let members = &mut self.members[index];
+            if is_for_tls { members.tls.push(route) } else { members.plain.push(route) }
         }
         if draft.read.is_none() {
             self.doubt_again(name);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::Routing;
+use crate::config::{RouterTls, Routing};
 use crate::config::install::RuleSyntax;
 use crate::middleware::{AnyMiddleware, Chain};
 use crate::observe::metrics::Metrics;
@@ -11,11 +11,14 @@ use crate::problem::Problems;
 use crate::service::transport::Transport;
 use crate::service::{Internal, ServerPool, Service};
 use crate::snapshot::{Route, Snapshot};
+use crate::tls::{Certificate, Tickets};
 use crate::units::Name;
 
+mod doors;
 mod http;
 mod middlewares;
 mod services;
+mod tls;
 
 /// What compiling needs besides the configuration itself.
 pub struct Kit {
@@ -31,6 +34,10 @@ pub struct Kit {
     pub precedence: Vec<String>,
     /// Where meters are made.
     pub metrics: Arc<Metrics>,
+    /// The keys of session tickets, for all TLS options.
+    pub tickets: Arc<Tickets>,
+    /// The certificate for whom there is none.
+    pub fallback: Arc<Certificate>,
     /// The runtime of health checks and name resolution.
     pub runtime: tokio::runtime::Handle,
     /// Gives memory that is free back to the system; called after the first configuration and after each large one.
@@ -46,6 +53,8 @@ pub struct EntryPointModel {
     pub is_default: bool,
     /// Middlewares in front of every router's own.
     pub middlewares: Box<[Name]>,
+    /// What routers ask of TLS that do not say so themselves; `None` leaves them without TLS.
+    pub tls: Option<RouterTls>,
 }
 
 /// A configuration as built, with everything that the next build may keep.
@@ -66,9 +75,15 @@ pub struct Built {
     /// In the order of the routers' names.
     routes: Box<[Arc<Route>]>,
     doubts: http::Doubts,
+    terms: tls::Tls,
 }
 
 impl Built {
+    /// Whether a certificate, key or authority's file is another than the one that was read.
+    pub fn has_stale_files(&self) -> bool {
+        self.terms.has_stale_files()
+    }
+
     /// Starts health checks and name resolution of what is new; what was kept goes on.
     pub fn start(&self, kit: &Kit) {
         for pool in self.pools() {
@@ -106,11 +121,14 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let mut problems = Problems::new();
     let (transports, services) = services::build(&routing, previous, kit, &mut problems);
     let mut bench = middlewares::Bench::new(&routing, previous, &mut problems);
-    let (routes, tables, doubts) = http::build(&routing, &services, &mut bench, &mut problems, (previous, kit));
+    let routed = http::build(&routing, &services, &mut bench, &mut problems, (previous, kit));
+    let http::Routed { routes, plain, tls, doubts } = routed;
     let middlewares::Made { shared, own, chains } = bench.finish();
+    let terms = tls::Tls::build(&routing.tls, previous.map(|built| &built.terms), kit, &mut problems);
+    let doors = doors::build(&routing, &tls, &terms, &mut problems, kit);
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
-        snapshot: Arc::new(Snapshot { generation, http: tables }),
+        snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors }),
         routing,
         problems,
         services: Arc::new(services),
@@ -120,6 +138,7 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
         chains,
         routes,
         doubts,
+        terms,
     }
 }
 

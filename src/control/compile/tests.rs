@@ -5,6 +5,7 @@ use crate::config::{Format, load};
 use crate::observe::metrics;
 use crate::service::transport;
 use crate::snapshot::Target;
+use crate::tls::fallback;
 
 const TEXT: &str = r#"
 http:
@@ -35,6 +36,7 @@ impl Bed {
             name: name.into(),
             is_default: name == "web",
             middlewares: middlewares.iter().map(|name| Name::from(*name)).collect(),
+            tls: None,
         };
         let kit = Kit {
             entry_points: vec![
@@ -47,6 +49,8 @@ impl Bed {
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
             precedence: vec!["docker".to_owned(), "file".to_owned()],
             metrics: Arc::new(Metrics::new(&metrics::Settings::default(), 1)),
+            tickets: Arc::default(),
+            fallback: fallback::certificate().unwrap(),
             runtime: runtime.handle().clone(),
             give_back: None,
         };

@@ -49,7 +49,7 @@ fn series(exporter: &Exporter) -> BTreeMap<String, f64> {
 fn an_entry_point_as_traefik_shows_it() {
     let (metrics, exporter) = exporter(r#"{"prometheus":{}}"#);
     let meters = metrics.entry_point("web");
-    let tls = TlsFacts { version: "1.3", cipher: "TLS_AES_128_GCM_SHA256", server_name: None };
+    let tls = TlsFacts { version: "1.3", cipher: "TLS_AES_128_GCM_SHA256", ..TlsFacts::default() };
     meters.record(&Observation { tls: Some(&tls), ..observation(&Method::GET) });
     meters.record(&Observation { duration: Duration::from_secs(6), ..observation(&Method::GET) });
     meters.record_fault(Fault::NoRouter);

@@ -92,7 +92,7 @@ fn hostile_methods_and_codes_stay_bounded() {
 fn suites_have_a_place_each() {
     let meters = EntryPointMeters::new("web", shape());
     let say = |version, cipher| {
-        let tls = TlsFacts { version, cipher, server_name: None };
+        let tls = TlsFacts { version, cipher, ..TlsFacts::default() };
         meters.record(&Observation { tls: Some(&tls), ..observation(&Method::GET) });
     };
     SUITES[..9].iter().for_each(|(version, cipher)| say(version, cipher));

@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use super::found::problem_at;
 use crate::config::Routing;
-use crate::config::http::{Broken, Http};
 use crate::problem::{Problem, Severity};
 use crate::units::Name;
 
 /// Most names written twice that are listed.
 const LISTED_LIMIT: usize = 100;
 
-/// Kinds of objects, as they are written below `http`.
-const KINDS: [&str; 4] = ["routers", "services", "middlewares", "serversTransports"];
+/// Kinds of objects with names, by where they are written.
+const KINDS: [&str; 6] = [
+    "http.routers",
+    "http.services",
+    "http.middlewares",
+    "http.serversTransports",
+    "tls.options",
+    "tls.stores",
+];
 
 /// One file of several.
 #[derive(Clone, Copy)]
@@ -37,11 +43,11 @@ pub(super) fn join(files: &[Part<'_>]) -> (Arc<Routing>, Vec<Problem>) {
     for (index, Part { path, routing, is_gone }) in files.iter().enumerate() {
         let mut added = Routing::clone(routing);
         for kind in KINDS {
-            for name in names(&routing.http, kind) {
+            for name in names(routing, kind) {
                 if !holds(&joined, kind, name) {
                     continue;
                 }
-                remove(&mut added.http, kind, name);
+                remove(&mut added, kind, name);
                 if *is_gone {
                     continue;
                 }
@@ -52,7 +58,7 @@ pub(super) fn join(files: &[Part<'_>]) -> (Arc<Routing>, Vec<Problem>) {
                 let first = files.iter().take(index).find(|part| holds(part.routing, kind, name));
                 let first = first.map_or_else(String::new, |part| part.path.display().to_string());
                 let message = format!("is written in {first} too; what is written there counts");
-                problems.push(warning(path, &format!("http.{kind}.{}", name.local()), message));
+                problems.push(warning(path, &format!("{kind}.{}", name.local()), message));
             }
         }
         joined.merge(added);
@@ -65,45 +71,63 @@ pub(super) fn join(files: &[Part<'_>]) -> (Arc<Routing>, Vec<Problem>) {
 
 /// Whether an object is written here, usable or not.
 pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
-    let Routing { http: Http { routers, services, middlewares, servers_transports, broken } } = routing;
+    let Routing { http, tls } = routing;
+    let broken = &http.broken;
     match kind {
-        "routers" => routers.contains_key(name) || broken.routers.contains_key(name),
-        "services" => services.contains_key(name) || broken.services.contains_key(name),
-        "middlewares" => middlewares.contains_key(name) || broken.middlewares.contains_key(name),
-        "serversTransports" => servers_transports.contains_key(name) || broken.servers_transports.contains_key(name),
+        "http.routers" => http.routers.contains_key(name) || broken.routers.contains_key(name),
+        "http.services" => http.services.contains_key(name) || broken.services.contains_key(name),
+        "http.middlewares" => http.middlewares.contains_key(name) || broken.middlewares.contains_key(name),
+        "http.serversTransports" => {
+            http.servers_transports.contains_key(name) || broken.servers_transports.contains_key(name)
+        }
+        "tls.options" => tls.options.contains_key(name) || tls.broken.options.contains_key(name),
+        "tls.stores" => tls.stores.contains_key(name) || tls.broken.stores.contains_key(name),
         _ => false,
     }
 }
 
-fn names<'h>(http: &'h Http, kind: &str) -> Vec<&'h Name> {
-    let Broken { routers, services, middlewares, servers_transports } = &http.broken;
+fn names<'r>(routing: &'r Routing, kind: &str) -> Vec<&'r Name> {
+    let Routing { http, tls } = routing;
+    let broken = &http.broken;
     match kind {
-        "routers" => http.routers.keys().chain(routers.keys()).collect(),
-        "services" => http.services.keys().chain(services.keys()).collect(),
-        "middlewares" => http.middlewares.keys().chain(middlewares.keys()).collect(),
-        _ => http.servers_transports.keys().chain(servers_transports.keys()).collect(),
+        "http.routers" => http.routers.keys().chain(broken.routers.keys()).collect(),
+        "http.services" => http.services.keys().chain(broken.services.keys()).collect(),
+        "http.middlewares" => http.middlewares.keys().chain(broken.middlewares.keys()).collect(),
+        "http.serversTransports" => http.servers_transports.keys().chain(broken.servers_transports.keys()).collect(),
+        "tls.options" => tls.options.keys().chain(tls.broken.options.keys()).collect(),
+        "tls.stores" => tls.stores.keys().chain(tls.broken.stores.keys()).collect(),
+        _ => Vec::new(),
     }
 }
 
-fn remove(http: &mut Http, kind: &str, name: &Name) {
-    let Http { routers, services, middlewares, servers_transports, broken } = http;
+fn remove(routing: &mut Routing, kind: &str, name: &Name) {
+    let Routing { http, tls } = routing;
     match kind {
-        "routers" => {
-            routers.remove(name);
-            broken.routers.remove(name);
+        "http.routers" => {
+            http.routers.remove(name);
+            http.broken.routers.remove(name);
         }
-        "services" => {
-            services.remove(name);
-            broken.services.remove(name);
+        "http.services" => {
+            http.services.remove(name);
+            http.broken.services.remove(name);
         }
-        "middlewares" => {
-            middlewares.remove(name);
-            broken.middlewares.remove(name);
+        "http.middlewares" => {
+            http.middlewares.remove(name);
+            http.broken.middlewares.remove(name);
         }
-        _ => {
-            servers_transports.remove(name);
-            broken.servers_transports.remove(name);
+        "http.serversTransports" => {
+            http.servers_transports.remove(name);
+            http.broken.servers_transports.remove(name);
         }
+        "tls.options" => {
+            tls.options.remove(name);
+            tls.broken.options.remove(name);
+        }
+        "tls.stores" => {
+            tls.stores.remove(name);
+            tls.broken.stores.remove(name);
+        }
+        _ => {}
     }
 }
 

@@ -46,14 +46,15 @@ impl Places {
 
     /// The file that holds the object which `path` leads into.
     fn file_of(&self, path: &str) -> Option<usize> {
-        let mut parts = path.splitn(3, '.');
-        let (Some("http"), Some(kind), Some(below)) = (parts.next(), parts.next(), parts.next()) else {
+        let kind = path.match_indices('.').nth(1).map(|(end, _)| path.split_at(end));
+        let Some((kind, below)) = kind.filter(|_| self.files.len() > 1) else {
             return (self.files.len() == 1).then_some(0);
         };
+        let below = &below[1..];
         let ends = below.char_indices().filter(|(_, letter)| matches!(letter, '.' | '[')).map(|(end, _)| end);
         // A name may hold dots, so each prefix may be it.
         let names = ends.chain([below.len()]).filter_map(|end| below.get(..end));
-        let names = names.map(|local| Name::qualified(local, NAME)).collect::<Vec<_>>();
+        let names = names.flat_map(|local| [Name::qualified(local, NAME), Name::from(local)]).collect::<Vec<_>>();
         self.files.iter().position(|(_, routing)| names.iter().any(|name| holds(routing, kind, name)))
     }
 

@@ -182,9 +182,7 @@ pub(super) enum Linger {
 pub(super) async fn end(wire: &mut Wire) {
     if wire.close_delimited && !wire.was_shut {
         // The answer was cut off, and only a reset can say so.
-        if let super::wire::Transport::Tcp(stream) = &wire.transport {
-            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
-        }
+        let _ = socket2::SockRef::from(wire.transport.socket()).set_linger(Some(Duration::ZERO));
         return;
     }
     let linger = if wire.is_at_rest() { Linger::No } else { Linger::Yes };

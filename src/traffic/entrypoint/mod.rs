@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 mod conn;
 mod connection;
 mod framing;
+mod greeting;
 mod handle;
 mod head;
 mod http1;
@@ -22,6 +23,7 @@ mod listen;
 mod options;
 mod pace;
 mod proxy_protocol;
+mod rewound;
 mod sniff;
 mod stream;
 mod wire;
@@ -33,18 +35,21 @@ pub use listen::bind;
 pub use options::{Http2, KeepAlive, Limits, Options, Rate, Rates, Timeouts, Trusted};
 pub use stream::Stream;
 
-use handle::{Accepting, Counted, Shared, supervise};
+use handle::{Accepting, Counted, Shared};
 use http2::Http2App;
 use proxy_protocol::Header;
-use sniff::Protocol;
-use wire::{Transport, Wire};
 
 use crate::exchange::{Client, Fault};
+use crate::observe::meters::Refusal;
+use crate::snapshot::Current;
 
 /// Learns of everything that the front door answers or ends by itself, for the access log and the metrics.
 pub trait Observer: Send + Sync {
     /// A request, or a whole connection, was refused. The request line is as far as it was read, raw, at most 256 bytes.
     fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]);
+
+    /// A connection was closed before it carried anything.
+    fn turned_away(&self, _client: &Client, _refusal: Refusal) {}
 
     /// A connection was accepted at the entry point with this index.
     fn opened(&self, _entry_point: usize) {}
@@ -54,7 +59,7 @@ pub trait Observer: Send + Sync {
 }
 
 /// Starts an entry point on a listening socket, on the current tokio runtime. It ends when its handle closes the listener
-/// and its connections are over.
+/// and its connections are over. `current` tells which TLS is spoken; without it, none is.
 ///
 /// # Errors
 /// If the socket cannot be used.
@@ -63,6 +68,7 @@ pub fn start<A>(
     listener: std::net::TcpListener,
     app: Arc<A>,
     observer: Arc<dyn Observer>,
+    current: Option<Arc<Current>>,
 ) -> io::Result<Handle>
 where
     A: HttpServerApp + Send + Sync + 'static,
@@ -72,7 +78,7 @@ where
     let shared = Arc::new(Shared::new(options, observer));
     let handle = Handle::new(shared.clone(), &listener)?;
     let http2 = Arc::new(Http2App::new(app.clone(), &shared.options));
-    let entry_point = EntryPoint { shared, app, http2 };
+    let entry_point = EntryPoint { shared, app, http2, current };
     tokio::spawn(entry_point.accept(listener));
     Ok(handle)
 }
@@ -82,11 +88,12 @@ struct EntryPoint<A> {
     shared: Arc<Shared>,
     app: Arc<A>,
     http2: Arc<Http2App<A>>,
+    current: Option<Arc<Current>>,
 }
 
 impl<A> Clone for EntryPoint<A> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), app: self.app.clone(), http2: self.http2.clone() }
+        Self { shared: self.shared.clone(), app: self.app.clone(), http2: self.http2.clone(), current: self.current.clone() }
     }
 }
 
@@ -192,9 +199,7 @@ where
                 client = self.client(from, to);
             }
         }
-        let connection = Arc::new(Connection::new(Arc::new(client), self.shared.clone()));
-        let wire = Box::new(Wire::new(Transport::Tcp(stream), input, connection.clone()));
-        supervise(&connection, self.serve_wire(wire)).await;
+        self.greet(stream, input, client).await;
     }
 
     /// Reads a PROXY header, if there is one: the addresses it tells.
@@ -226,41 +231,5 @@ where
         };
         let deadline = self.shared.options.timeouts.proxy_header;
         tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    async fn serve_wire(&self, mut wire: Box<Wire>) {
-        if self.shared.options.http2.is_none() {
-            return http1::serve(&self.app, wire).await;
-        }
-        match recognise(&mut wire).await {
-            Ok(Protocol::Http2) => http2::serve(&self.http2, wire).await,
-            Ok(_) => http1::serve(&self.app, wire).await,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                http1::turn_away(&mut wire, Fault::HeadTimeout).await
-            }
-            Err(_) => http1::finish(&mut wire, http1::Linger::Yes).await,
-        }
-    }
-}
-
-/// Waits until the first bytes tell HTTP/2 from HTTP/1.
-///
-/// # Errors
-/// `TimedOut` in the middle of the preface; anything else if the client has gone or said nothing.
-async fn recognise(wire: &mut Wire) -> io::Result<Protocol> {
-    if wire.input.is_empty() && !http1::idle(wire).await {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let mut deadline = None;
-    loop {
-        match sniff::sniff(&wire.input) {
-            Protocol::Undecided => {
-                let until = *deadline.get_or_insert_with(|| pace::now() + wire.connection.options().timeouts.head);
-                if http1::fill_before(wire, until).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            decided => return Ok(decided),
-        }
     }
 }

@@ -68,6 +68,8 @@ impl Trusted {
 pub struct Timeouts {
     /// For a PROXY header, from the accept on.
     pub proxy_header: Duration,
+    /// For a TLS handshake, from its first byte on.
+    pub handshake: Duration,
     /// For a request head, from its first byte on.
     pub head: Duration,
     /// For a whole request with its body, from its first byte on.
@@ -86,6 +88,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             proxy_header: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
             head: Duration::from_secs(10),
             read: Some(Duration::from_secs(60)),
             write: None,

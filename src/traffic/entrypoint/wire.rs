@@ -13,13 +13,15 @@ use http::StatusCode;
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
 use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{SocketDigest, Stream, UniqueIDType};
+use pingora::protocols::{SocketDigest, UniqueIDType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Connection;
 use super::framing::{Body, Framing};
 use super::pace::{Pace, Timer, now};
+use super::rewound::Rewound;
 use crate::exchange::Fault;
 use crate::traffic::chunks::Chunks;
 
@@ -37,45 +39,49 @@ const IDLE_BYTES: usize = 4096;
 pub(super) enum Transport {
     /// A plain TCP connection.
     Tcp(TcpStream),
-    /// Anything else: TLS over TCP, once entry points have it.
-    #[allow(dead_code, reason = "the place where a terminated TLS stream comes in")]
-    Layered(Stream),
+    /// TLS, ended here.
+    Tls(Box<TlsStream<Rewound>>),
 }
 
 impl Transport {
-    /// The descriptor, or what the layer calls its own.
-    pub(super) fn id(&self) -> UniqueIDType {
+    /// The TCP connection below.
+    pub(super) fn socket(&self) -> &TcpStream {
         match self {
-            Self::Tcp(stream) => stream.as_raw_fd(),
-            Self::Layered(stream) => stream.id(),
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => &stream.get_ref().0.stream,
         }
+    }
+
+    /// The descriptor.
+    pub(super) fn id(&self) -> UniqueIDType {
+        self.socket().as_raw_fd()
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Layered(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Layered(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(_) => Poll::Ready(Ok(())),
-            Self::Layered(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Layered(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -169,6 +175,14 @@ impl Wire {
         }
     }
 
+    /// The connection below and what was read of it, if it is still plain TCP.
+    pub(super) fn into_parts(self) -> Option<(TcpStream, BytesMut)> {
+        match self.transport {
+            Transport::Tcp(stream) => Some((stream, self.input)),
+            Transport::Tls(_) => None,
+        }
+    }
+
     /// Turns the view to a request whose first byte came at `started`.
     pub(super) fn begin_request(&mut self, framing: &Framing, started: Instant) {
         let options = self.connection.options();
@@ -233,7 +247,7 @@ impl Wire {
         let Self { transport, input, .. } = self;
         let result = match transport {
             Transport::Tcp(stream) => pin!(stream.read_buf(input)).poll(cx),
-            Transport::Layered(stream) => pin!(stream.read_buf(input)).poll(cx),
+            Transport::Tls(stream) => pin!(stream.read_buf(input)).poll(cx),
         };
         match &result {
             Poll::Ready(Ok(0)) => self.ended = self.ended.or_else(|| Some(now())),

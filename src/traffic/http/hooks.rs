@@ -12,10 +12,10 @@ use pingora::modules::http::HttpModules;
 use pingora::prelude::{Error, HttpPeer, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
-use crate::exchange::{Exchange, Fault, Original, Reply, RequestView};
+use crate::exchange::{Exchange, Fault, Original, Reply, RequestView, TlsFacts};
 use crate::middleware::Flow;
 use crate::service::Service;
-use crate::snapshot::{Route, Target};
+use crate::snapshot::{Door, Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::{self, Failure};
@@ -211,6 +211,13 @@ impl ProxyHttp for Hooks {
     }
 }
 
+/// Whether a request asks for a host whose TLS options are not those that its connection was made with: a client without a
+/// certificate must not get to one host by a handshake for another.
+fn is_misdirected(door: &Door, tls: &TlsFacts, host: &str) -> bool {
+    let made_with = tls.options.as_deref().unwrap_or_default();
+    door.terms(Some(host)).name.as_str() != made_with
+}
+
 impl Gateway {
     /// From head to decision: canonical form, forwarding headers, route, middlewares. `None`: on to a server.
     async fn receive(
@@ -233,8 +240,9 @@ impl Gateway {
         if let Err(fault) = canonical {
             return Some(Reply::fault(fault));
         }
-        let Some(route) = self.find(request, flight) else {
-            return Some(Reply::fault(self.no_route()));
+        let route = match self.find(request, flight) {
+            Ok(route) => route,
+            Err(fault) => return Some(Reply::fault(fault)),
         };
         let route = flight.route.insert(route).clone();
         let Target::Service { chain, name, service } = &route.target else {
@@ -256,10 +264,13 @@ impl Gateway {
     }
 
     /// The route of a request, by the snapshot in force.
-    fn find(&self, request: &RequestHeader, flight: &Flight) -> Option<Arc<Route>> {
-        let exchange = flight.exchange.as_ref()?;
+    fn find(&self, request: &RequestHeader, flight: &Flight) -> Result<Arc<Route>, Fault> {
+        let exchange = flight.exchange.as_ref().ok_or(Fault::Internal)?;
+        let client = &exchange.client;
         let snapshot = self.current.load();
-        let table = snapshot.http.get(exchange.client.entry_point_index)?;
+        let tables = if client.tls.is_some() { &snapshot.https } else { &snapshot.http };
+        let absent = if snapshot.generation == 0 { Fault::NotReady } else { Fault::NoRouter };
+        let table = tables.get(client.entry_point_index).ok_or(absent)?;
         let authority = exchange.original.host.to_str().unwrap_or_default();
         let view = RequestView::new(
             &request.method,
@@ -267,13 +278,15 @@ impl Gateway {
             request.uri.path(),
             request.uri.query().unwrap_or_default(),
             &request.headers,
-            exchange.client.address(),
+            client.address(),
         );
-        table.find(&view).cloned()
-    }
-
-    fn no_route(&self) -> Fault {
-        if self.current.load().generation == 0 { Fault::NotReady } else { Fault::NoRouter }
+        if let Some(tls) = &client.tls
+            && let Some(door) = snapshot.doors.get(client.entry_point_index)
+            && is_misdirected(door, tls, &view.host)
+        {
+            return Err(Fault::Misdirected);
+        }
+        table.find(&view).cloned().ok_or(absent)
     }
 
     /// The peer of the next attempt, once it is time for it.

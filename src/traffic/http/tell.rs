@@ -41,7 +41,7 @@ impl Gateway {
             tls: exchange.client.tls.as_ref().map(|tls| Tls {
                 version: tls.version,
                 cipher: tls.cipher,
-                client_subject: None,
+                client_subject: tls.client_subject.as_deref(),
             }),
             request: Request {
                 method: exchange.original.method.as_str(),
@@ -128,6 +128,10 @@ impl Observer for Gateway {
 
     fn closed(&self, entry_point: usize) {
         self.entry_points[entry_point].meters.closed(Transport::Tcp);
+    }
+
+    fn turned_away(&self, client: &Client, refusal: Refusal) {
+        self.entry_points[client.entry_point_index].meters.refuse(refusal);
     }
 
     fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]) {

@@ -175,6 +175,6 @@ pub(crate) fn door(change: impl FnOnce(&mut Options)) -> Door {
     change(&mut options);
     let (app, refusals) = (Arc::new(App::default()), Arc::new(Refusals::default()));
     let listener = bind("127.0.0.1:0", false).expect("bind");
-    let handle = start(options, listener, app.clone(), refusals.clone()).expect("start");
+    let handle = start(options, listener, app.clone(), refusals.clone(), None).expect("start");
     Door { handle, app, refusals }
 }

@@ -7,4 +7,5 @@ pub(crate) mod origin;
 pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod server;
+pub(crate) mod tls;
 pub(crate) mod tool;

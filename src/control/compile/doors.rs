@@ -1,0 +1,131 @@
+//! Doors: the hosts of routers for TLS, each with the TLS options that hold for it.
+
+use std::collections::{BTreeMap, btree_map};
+use std::sync::Arc;
+
+use crate::config::{RouterTls, Routing};
+use crate::problem::{Problem, Problems};
+use crate::snapshot::door::{Door, Https, Names, Terms};
+use crate::snapshot::route_table::{RouteTable, Routed};
+use crate::snapshot::Route;
+use crate::units::Name;
+
+use super::tls::Tls;
+use super::{EntryPointModel, Kit};
+
+/// Name of the options that hold where none are named.
+const DEFAULT: &str = "default";
+
+/// Builds the door of each entry point.
+pub(super) fn build(
+    routing: &Routing,
+    tables: &[Arc<RouteTable<Route>>],
+    tls: &Tls,
+    problems: &mut Problems,
+    kit: &Kit,
+) -> Box<[Arc<Door>]> {
+    let mut work = Work { routing, tls, problems, told: BTreeMap::new() };
+    kit.entry_points.iter().zip(tables).map(|(entry_point, table)| Arc::new(work.door(entry_point, table))).collect()
+}
+
+struct Work<'a> {
+    routing: &'a Routing,
+    tls: &'a Tls,
+    problems: &'a mut Problems,
+    /// Routers of which something was told, so that it is told once for all their entry points.
+    told: BTreeMap<Name, ()>,
+}
+
+/// The options of one host, and who asked for them.
+struct Asked {
+    /// `None` are the default ones.
+    options: Option<Name>,
+    by: Vec<Name>,
+    is_conflicting: bool,
+}
+
+impl Work<'_> {
+    fn door(&mut self, entry_point: &EntryPointModel, table: &RouteTable<Route>) -> Door {
+        let default = self.terms(None);
+        if table.routes().is_empty() {
+            return Door::new(default, Names::default(), Names::default(), Https::Absent);
+        }
+        let wanted = |route: &Route| self.options(entry_point, &route.name);
+        // Rules are only read for their hosts where it matters: there may be a million.
+        if table.routes().iter().all(|route| wanted(route).is_none()) {
+            return Door::new(default, Names::default(), Names::default(), Https::CatchAll);
+        }
+        let (hosts, https) = self.hosts(entry_point, table);
+        let (mut named, mut under) = (Names::default(), Names::default());
+        for (host, asked) in hosts {
+            let options = if asked.is_conflicting { None } else { asked.options };
+            let terms = self.terms(options.as_ref());
+            match host.strip_prefix("*.") {
+                Some(domain) => under.insert(domain.into(), terms),
+                None => named.insert(host.into(), terms),
+            };
+        }
+        Door::new(default, named, under, https)
+    }
+
+    /// Every host that the routers name, with its options.
+    fn hosts(&mut self, entry_point: &EntryPointModel, table: &RouteTable<Route>) -> (BTreeMap<String, Asked>, Https) {
+        let mut hosts = BTreeMap::<String, Asked>::new();
+        let mut https = Https::Named;
+        for route in table.routes() {
+            let options = self.options(entry_point, &route.name);
+            if let Some(missing) = options.as_ref().filter(|name| !self.tls.has(name)) {
+                self.tell(&route.name, Problem::at("tls.options", format!("unknown TLS options: {missing}")));
+            }
+            let rule = route.rule();
+            let named: Vec<&str> = rule.hosts().into_iter().filter(|host| *host != "*").collect();
+            if named.is_empty() {
+                https = Https::CatchAll;
+                if options.is_some() {
+                    let message = "the rule names no host: the TLS options of each request are those of its server name, \
+                                   and not these";
+                    self.tell(&route.name, Problem::warning("tls.options", message));
+                }
+            }
+            for host in named {
+                match hosts.entry(host.to_ascii_lowercase()) {
+                    btree_map::Entry::Vacant(entry) => {
+                        let by = vec![route.name.clone()];
+                        entry.insert(Asked { options: options.clone(), by, is_conflicting: false });
+                    }
+                    btree_map::Entry::Occupied(mut entry) => {
+                        let asked = entry.get_mut();
+                        asked.is_conflicting |= asked.options != options;
+                        asked.by.push(route.name.clone());
+                    }
+                }
+            }
+        }
+        for (host, asked) in hosts.iter().filter(|(_, asked)| asked.is_conflicting) {
+            for name in &asked.by {
+                let message = format!(
+                    "the routers of host {host} ask for different TLS options: the default ones hold there for all of them"
+                );
+                self.tell(name, Problem::warning("tls.options", message));
+            }
+        }
+        (hosts, https)
+    }
+
+    /// The TLS options that a router asks for at an entry point, if they are not the default ones.
+    fn options(&self, entry_point: &EntryPointModel, name: &Name) -> Option<Name> {
+        let own = self.routing.http.routers.get(name).and_then(|router| router.tls.as_deref());
+        let asked: &RouterTls = own.or(entry_point.tls.as_ref())?;
+        asked.options_within(name.provider().unwrap_or_default())
+    }
+
+    fn terms(&self, options: Option<&Name>) -> Terms {
+        Terms { name: options.cloned().unwrap_or_else(|| DEFAULT.into()), options: self.tls.options(options) }
+    }
+
+    fn tell(&mut self, name: &Name, problem: Problem) {
+        if self.told.insert(name.clone(), ()).is_none() {
+            self.problems.push(problem.under(&format!("http.routers.{name}")));
+        }
+    }
+}

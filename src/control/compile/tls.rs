@@ -1,0 +1,214 @@
+//! Certificates and TLS options, read from their files. What did not change is kept, and what went bad stays as it was.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use crate::config::tls::{Contested, DEFAULT, Tls as Written};
+use crate::problem::{Problem, Problems};
+use crate::tls::{Certificate, Certificates, Options, certificate, options};
+use crate::units::{Name, pem};
+
+use super::Kit;
+
+/// Certificates and options as built.
+pub(super) struct Tls {
+    /// Every certificate that could be read, and what it was read from.
+    read: Vec<Read>,
+    certificates: Arc<Certificates>,
+    options: BTreeMap<Name, Terms>,
+}
+
+/// A certificate, and what it was read from.
+#[derive(Clone)]
+struct Read {
+    settings: Arc<certificate::Settings>,
+    files: Files,
+    certificate: Arc<Certificate>,
+}
+
+/// Options, and what they were built from.
+struct Terms {
+    settings: Option<Arc<options::Settings>>,
+    files: Files,
+    /// `None`: they are broken.
+    built: Option<Arc<Options>>,
+    warnings: Problems,
+}
+
+impl Tls {
+    pub(super) fn build(written: &Written, previous: Option<&Self>, kit: &Kit, problems: &mut Problems) -> Self {
+        let mut read = Vec::with_capacity(written.certificates.len());
+        for certificate in &written.certificates {
+            let found = read_certificate(&certificate.settings, previous, &certificate.path, problems);
+            for store in certificate.settings.stores.iter().filter(|store| *store != DEFAULT) {
+                let message = format!("the store `{store}` is not used: there is one store, called `{DEFAULT}`");
+                problems.push(Problem::warning("stores", message).under(&certificate.path));
+            }
+            read.extend(found);
+        }
+        let default = default_certificate(written, previous, &mut read, problems);
+        let default = default.unwrap_or_else(|| kit.fallback.clone());
+        let all: Vec<_> = read.iter().map(|read| read.certificate.clone()).collect();
+        let before = previous.filter(|before| {
+            let is_same = |(a, b): (&Read, &Arc<Certificate>)| Arc::ptr_eq(&a.certificate, b);
+            before.read.len() == all.len()
+                && before.read.iter().zip(&all).all(is_same)
+                && Arc::ptr_eq(before.certificates.default_certificate(), &default)
+        });
+        let certificates = match before {
+            Some(before) => before.certificates.clone(),
+            None => Arc::new(Certificates::new(&all, default)),
+        };
+        let options = build_options(written, &certificates, previous, kit, problems);
+        Self { read, certificates, options }
+    }
+
+    /// Whether there are options of this name, broken or not.
+    pub(super) fn has(&self, name: &Name) -> bool {
+        self.options.contains_key(name)
+    }
+
+    /// The options of this name, or the default ones; `None` if they are broken or not there.
+    pub(super) fn options(&self, name: Option<&Name>) -> Option<Arc<Options>> {
+        self.options.get(name.map_or(DEFAULT, Name::as_str)).and_then(|terms| terms.built.clone())
+    }
+
+    /// Whether a file is another than the one that was read.
+    pub(super) fn has_stale_files(&self) -> bool {
+        let read = self.read.iter().map(|read| (&read.files, certificate_paths(&read.settings)));
+        let options = self.options.values().filter_map(|terms| {
+            terms.settings.as_ref().map(|settings| (&terms.files, authority_paths(settings)))
+        });
+        read.chain(options).any(|(files, paths)| *files != Files::of(&paths))
+    }
+}
+
+/// Reads a certificate, unless its files are as they were. One that went bad stays as it was.
+fn read_certificate(
+    settings: &Arc<certificate::Settings>,
+    previous: Option<&Tls>,
+    path: &str,
+    problems: &mut Problems,
+) -> Option<Read> {
+    let files = Files::of(&certificate_paths(settings));
+    let before = previous.and_then(|before| before.read.iter().find(|read| read.settings == *settings));
+    if let Some(before) = before.filter(|before| before.files == files) {
+        return Some(before.clone());
+    }
+    match Certificate::read(settings) {
+        Ok(certificate) => Some(Read { settings: settings.clone(), files, certificate: Arc::new(certificate) }),
+        Err(wrong) => {
+            let stays = before.is_some();
+            problems.extend(wrong.into_iter().map(|problem| {
+                let problem = problem.under(path);
+                if stays { problem.with_help("the certificate that was read before stays in force") } else { problem }
+            }));
+            // With the files as they are now: they were looked at, and the next change is news.
+            before.map(|before| Read { files, ..before.clone() })
+        }
+    }
+}
+
+/// The certificate of the default store, if it names one.
+fn default_certificate(
+    written: &Written,
+    previous: Option<&Tls>,
+    read: &mut Vec<Read>,
+    problems: &mut Problems,
+) -> Option<Arc<Certificate>> {
+    for name in written.stores.keys().chain(written.broken.stores.keys()).filter(|name| name.as_str() != DEFAULT) {
+        let message = format!("is not used: there is one store, called `{DEFAULT}`");
+        problems.push(Problem::warning(format!("tls.stores.{name}"), message));
+    }
+    if written.broken.contested.contains(&Contested::Store) {
+        let message = "is written by several providers: none of them holds";
+        problems.push(Problem::at(format!("tls.stores.{DEFAULT}"), message));
+        return None;
+    }
+    let store = written.stores.get(DEFAULT)?;
+    let settings = Arc::new(store.default_certificate.clone()?);
+    let path = format!("tls.stores.{DEFAULT}.defaultCertificate");
+    let found = read_certificate(&settings, previous, &path, problems)?;
+    let certificate = found.certificate.clone();
+    read.push(found);
+    Some(certificate)
+}
+
+fn build_options(
+    written: &Written,
+    certificates: &Arc<Certificates>,
+    previous: Option<&Tls>,
+    kit: &Kit,
+    problems: &mut Problems,
+) -> BTreeMap<Name, Terms> {
+    let mut found = BTreeMap::new();
+    let is_contested = written.broken.contested.contains(&Contested::Options);
+    let defaults = Arc::new(options::Settings::default());
+    let implied = (!written.options.contains_key(DEFAULT)).then(|| (Name::from(DEFAULT), &defaults));
+    for (name, settings) in written.options.iter().map(|(name, settings)| (name.clone(), settings)).chain(implied) {
+        if is_contested && name.as_str() == DEFAULT {
+            continue;
+        }
+        let files = Files::of(&authority_paths(settings));
+        let before = previous
+            .filter(|before| Arc::ptr_eq(&before.certificates, certificates))
+            .and_then(|before| before.options.get(&name))
+            .filter(|before| before.settings.as_ref() == Some(settings) && before.files == files);
+        let path = format!("tls.options.{name}");
+        let (built, warnings) = match before {
+            Some(Terms { built: Some(built), warnings, .. }) => (Some(built.clone()), warnings.clone()),
+            _ => match Options::build(settings, certificates, &kit.tickets) {
+                Ok((built, warnings)) => (Some(Arc::new(built)), warnings),
+                Err(wrong) => {
+                    problems.extend(wrong.under(&path));
+                    (None, Problems::new())
+                }
+            },
+        };
+        problems.extend(warnings.clone().under(&path));
+        found.insert(name, Terms { settings: Some(settings.clone()), files, built, warnings });
+    }
+    for (name, remains) in &written.broken.options {
+        if let Some(settings) = &remains.rest
+            && let Err(wrong) = Options::build(settings, certificates, &kit.tickets)
+        {
+            problems.extend(remains.news(wrong).under(&format!("tls.options.{name}")));
+        }
+        found.insert(name.clone(), broken());
+    }
+    if is_contested {
+        let message = "is written by several providers: none of them holds, and connections that would need it are refused";
+        problems.push(Problem::at(format!("tls.options.{DEFAULT}"), message));
+        found.insert(DEFAULT.into(), broken());
+    }
+    found
+}
+
+fn broken() -> Terms {
+    Terms { settings: None, files: Files::default(), built: None, warnings: Problems::new() }
+}
+
+fn certificate_paths(settings: &certificate::Settings) -> Vec<&str> {
+    vec![&settings.cert_file, settings.key_file.reveal()]
+}
+
+fn authority_paths(settings: &options::Settings) -> Vec<&str> {
+    settings.client_auth.ca_files.iter().map(String::as_str).collect()
+}
+
+/// What tells that a file is still the same: its size, its time and its number. `None`: it is not there.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Files(Vec<Option<(u64, i64, i64, u64)>>);
+
+impl Files {
+    /// Looks at each path that is none of PEM text.
+    fn of(written: &[&str]) -> Self {
+        let look = |path: &&str| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.len(), found.mtime(), found.mtime_nsec(), found.ino()))
+        };
+        Self(written.iter().filter(|written| !pem::is_inline(written)).map(look).collect())
+    }
+}

@@ -1,0 +1,56 @@
+//! The handshake, and what it says of the client.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::exchange::TlsFacts;
+
+/// Makes the handshake of a connection whose ClientHello is still to be read. It takes as long as the client does: set a limit.
+///
+/// # Errors
+/// If the two cannot agree; the client has been told why.
+pub async fn accept<S>(config: Arc<ServerConfig>, stream: S) -> io::Result<(TlsStream<S>, TlsFacts)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    let facts = TlsFacts {
+        version: match session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "1.3",
+            _ => "1.2",
+        },
+        cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map_or("", iana_name),
+        server_name: session.server_name().map(|name| name.strip_suffix('.').unwrap_or(name).into()),
+        options: None,
+        protocol: session.alpn_protocol().map(Into::into),
+        client_subject: chain.first().and_then(subject),
+        certificates: chain.iter().map(|certificate| certificate.as_ref().into()).collect(),
+        is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+    };
+    Ok((stream, facts))
+}
+
+/// Whom a certificate was made for.
+fn subject(certificate: &CertificateDer<'static>) -> Option<Box<str>> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    Some(read.subject().to_string().into())
+}
+
+/// The library calls suites of TLS 1.3 `TLS13_…`, IANA `TLS_…`.
+fn iana_name(name: &'static str) -> &'static str {
+    match name {
+        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
+        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
+        other => other,
+    }
+}

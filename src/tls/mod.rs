@@ -1,0 +1,23 @@
+//! TLS: who we are, on which terms we speak, and the handshake. Only this module names the library behind it (rustls).
+
+pub mod certificate;
+pub mod certificates;
+pub mod challenges;
+mod client_auth;
+pub mod client_hello;
+pub mod fallback;
+pub mod handshake;
+pub mod options;
+pub mod tickets;
+
+pub use certificate::Certificate;
+pub use certificates::Certificates;
+pub use challenges::Challenges;
+pub use client_hello::ClientHello;
+pub use options::Options;
+pub use tickets::Tickets;
+
+/// The algorithms that everything here is built with.
+pub(crate) fn provider() -> rustls::crypto::CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
