@@ -81,7 +81,12 @@ impl Gateway {
         let runtime = tokio::runtime::Runtime::new().ok()?;
         let metrics = Arc::new(Metrics::new(&Settings::default(), 1));
         let kit = Kit {
-            entry_points: vec![EntryPointModel { name: "web".into(), is_default: true, middlewares: Box::default(), tls: None }],
+            entry_points: vec![EntryPointModel {
+                name: "web".into(),
+                is_default: true,
+                middlewares: Box::default(),
+                tls: None,
+            }],
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,

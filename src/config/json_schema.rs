@@ -108,7 +108,7 @@ mod tests {
                 json!({"type": ["boolean"], "default": true}),
             ),
             ("/properties/metrics/properties/prometheus/properties/buckets/default", json!([0.1, 0.3, 1.2, 5.0])),
-            ("/properties/http/properties/routers/additionalProperties/properties/tls/deprecated", json!(true)),
+            ("/properties/http/properties/routers/additionalProperties/properties/parentRefs/deprecated", json!(true)),
             (
                 "/properties/http/properties/services/additionalProperties/properties/loadBalancer/properties/servers/items/properties/url",
                 json!({"type": ["string", "number", "boolean"]}),

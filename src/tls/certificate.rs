@@ -62,8 +62,8 @@ impl Certificate {
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, Problem> {
         let wrong = |message: String| Problem::at("certFile", message);
         let leaf = chain.first().ok_or_else(|| wrong("holds no certificate".to_owned()))?.clone();
-        let (_, leaf) =
-            X509Certificate::from_der(&leaf).map_err(|error| wrong(format!("holds an invalid certificate: {error}")))?;
+        let (_, leaf) = X509Certificate::from_der(&leaf)
+            .map_err(|error| wrong(format!("holds an invalid certificate: {error}")))?;
         let (names, addresses) = names(&leaf);
         let (subject, serial) = (leaf.subject().to_string().into(), leaf.raw_serial_as_string().into());
         let not_after = leaf.validity().not_after.timestamp();

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn exact_names_come_before_wildcards() {
-        let (exact, wild, default) = (certificate(&["a.b.c"]), certificate(&["*.b.c", "192.0.2.1"]), certificate(&["d"]));
+        let (exact, wild, default) =
+            (certificate(&["a.b.c"]), certificate(&["*.b.c", "192.0.2.1"]), certificate(&["d"]));
         let index = Certificates::new(&[wild.clone(), exact.clone()], default);
         let named = |name: &str| index.named(name).map(|found| found[0].clone());
         assert!(Arc::ptr_eq(&named("a.b.c").unwrap(), &exact));

@@ -86,13 +86,11 @@ impl Options {
         let mut warnings = Problems::new();
         let (versions, suites, groups) =
             all((versions(settings), suites(settings, &mut warnings), groups(&settings.curve_preferences)))?;
-        let provider =
-            Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..super::provider() });
+        let provider = Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..super::provider() });
         let client_auth =
             client_auth::build(&settings.client_auth, &provider).map_err(|problems| problems.under("clientAuth"))?;
         let config = |local: Option<IpAddr>| {
-            let resolver =
-                Resolver { certificates: certificates.clone(), is_strict: settings.sni_strict, local };
+            let resolver = Resolver { certificates: certificates.clone(), is_strict: settings.sni_strict, local };
             let builder = ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(&versions)
                 .map_err(|error| Problem::at("cipherSuites", format!("cannot be spoken: {error}")))?;
@@ -121,9 +119,7 @@ impl Options {
     /// What the handshake is made with, for a client that asks for `server_name` at the address `local`.
     pub fn server_config(&self, server_name: Option<&str>, local: IpAddr) -> &Arc<ServerConfig> {
         match server_name {
-            None if !self.by_address.is_empty() => {
-                self.by_address.get(&local.to_canonical()).unwrap_or(&self.config)
-            }
+            None if !self.by_address.is_empty() => self.by_address.get(&local.to_canonical()).unwrap_or(&self.config),
             _ => &self.config,
         }
     }
@@ -136,17 +132,18 @@ impl std::fmt::Debug for Options {
 }
 
 fn versions(settings: &Settings) -> Result<Vec<&'static SupportedProtocolVersion>, Problems> {
-    let read = |path: &str, written: &str, default: u8| match written {
-        "" => Ok(default),
-        "VersionTLS12" => Ok(2),
-        "VersionTLS13" => Ok(3),
-        "VersionTLS10" | "VersionTLS11" => {
-            let message = format!("`{written}` cannot be spoken: it is no longer safe (RFC 8996)");
-            Err(Problem::at(path, message).with_help("write `VersionTLS12`"))
-        }
-        other => Err(Problem::at(path, format!("`{other}` is not known"))
-            .with_help("expected `VersionTLS12` or `VersionTLS13`")),
-    };
+    let read =
+        |path: &str, written: &str, default: u8| match written {
+            "" => Ok(default),
+            "VersionTLS12" => Ok(2),
+            "VersionTLS13" => Ok(3),
+            "VersionTLS10" | "VersionTLS11" => {
+                let message = format!("`{written}` cannot be spoken: it is no longer safe (RFC 8996)");
+                Err(Problem::at(path, message).with_help("write `VersionTLS12`"))
+            }
+            other => Err(Problem::at(path, format!("`{other}` is not known"))
+                .with_help("expected `VersionTLS12` or `VersionTLS13`")),
+        };
     let (least, most) =
         all((read("minVersion", &settings.min_version, 2), read("maxVersion", &settings.max_version, 3)))?;
     if least > most {

@@ -85,8 +85,12 @@ impl Tickets {
             let made = u64::from_be_bytes(made.try_into().ok()?).min(now);
             Key::new(made, name.try_into().ok()?, secret.try_into().ok()?)
         };
-        let keys: Vec<Key> =
-            exported.chunks_exact(EXPORTED_BYTES).filter_map(read).filter(|key| key.opens(now)).take(KEY_LIMIT).collect();
+        let keys: Vec<Key> = exported
+            .chunks_exact(EXPORTED_BYTES)
+            .filter_map(read)
+            .filter(|key| key.opens(now))
+            .take(KEY_LIMIT)
+            .collect();
         if !keys.is_empty() {
             let _turn = self.rotation.lock();
             self.keys.store(Arc::new(keys));

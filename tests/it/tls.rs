@@ -123,7 +123,9 @@ async fn a_host_that_wants_client_certificates_is_not_reached_by_another_name() 
     for client in [&nobody, &stranger] {
         assert!(get(client, address, "guarded.test", "guarded.test").await.is_err());
     }
-    for (name, host) in [("open.test", "guarded.test"), ("open.test", "GUARDED.test.:443"), ("other.test", "guarded.test")] {
+    for (name, host) in
+        [("open.test", "guarded.test"), ("open.test", "GUARDED.test.:443"), ("other.test", "guarded.test")]
+    {
         match get(&nobody, address, name, host).await {
             Ok(answer) => assert_eq!(status(&answer), 421, "{name} {host}: {answer}"),
             // Its name is not in the certificate.

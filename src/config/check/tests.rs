@@ -102,8 +102,8 @@ fn mistakes_are_named_and_disable_their_object() {
             "http.routers.a",
         ),
         (
-            "http: {routers: {a: {tls: {}}}}",
-            "1:22: error: http.routers.a.tls: this key is not supported yet (the router is disabled, because it would answer plain HTTP where TLS is expected)",
+            "http: {routers: {a: {tls: {certResolver: x}}}}",
+            "1:28: error: http.routers.a.tls.certResolver: this key is not supported yet (the router is disabled, because nobody gets it a certificate yet)",
             "http.routers.a",
         ),
         (
@@ -151,15 +151,17 @@ fn what_asks_for_nothing_is_no_problem_though_it_is_refused() {
 
 #[test]
 fn what_is_ignored_leaves_its_entry_point_open_and_what_is_refused_does_not() {
-    let (root, problems, broken) =
-        walk("entryPoints: {a: {address: ':1', http3: {}}, b: {address: ':2', http: {tls: {}}}}", &STATIC);
+    let (root, problems, broken) = walk(
+        "entryPoints: {a: {address: ':1', http3: {}}, b: {address: ':2', http: {tls: {certResolver: x}}}}",
+        &STATIC,
+    );
     assert_eq!(root, serde_json::json!({"entryPoints": {"a": {"address": ":1"}}}));
     assert_eq!(broken, ["entryPoints.b"]);
     assert_eq!(
         problems,
         [
             "1:34: warning: entryPoints.a.http3: this key is not supported yet (clients use HTTP/2 or HTTP/1.1)",
-            "1:72: error: entryPoints.b.http.tls: this key is not supported yet (the entry point stays closed, because it would speak plain HTTP where TLS is expected)",
+            "1:78: error: entryPoints.b.http.tls.certResolver: this key is not supported yet (the entry point stays closed, because nobody gets it certificates yet)",
         ]
     );
 }
@@ -182,7 +184,7 @@ fn ten_mistakes_are_ten_problems() {
     let yaml = "
 http:
   routers:
-    a: {rul: x, priority: y, tls: {}}
+    a: {rul: x, priority: y, parentRefs: [b]}
     b: {entryPoints: {x: y}}
     c: {rule: 'Host(`c`)', service: s}
   services:

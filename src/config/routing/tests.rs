@@ -100,16 +100,16 @@ http:
     slip: {rule: Path(`/a`), service: s, midlewares: [m]}
     refused: {rule: Path(`/b`), service: s, parentRefs: [slip]}
     lost: {rul: Path(`/c`), service: s, priority: x}
-    secure: {rule: Path(`/d`), service: s, tls: {}}
+    secure: {rule: Path(`/d`), service: s, tls: {certResolver: x}}
     whole: {rule: Path(`/e`), service: s}
 ";
     let (routing, problems) = dynamic(text, Format::Yaml, "f", "file");
     let paths = problems.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>();
-    let wrong = ["slip.midlewares", "refused.parentRefs", "lost.rul", "lost.priority", "secure.tls"];
+    let wrong = ["slip.midlewares", "refused.parentRefs", "lost.rul", "lost.priority", "secure.tls.certResolver"];
     assert_eq!(paths, wrong.map(|path| format!("http.routers.{path}")), "{problems}");
     let names = |keys: Vec<&Name>| keys.iter().map(|name| name.local().to_owned()).collect::<Vec<_>>();
     let http = &routing.http;
-    assert_eq!(names(http.routers.keys().collect()), ["refused", "slip", "whole"]);
+    assert_eq!(names(http.routers.keys().collect()), ["refused", "secure", "slip", "whole"]);
     assert_eq!(names(http.broken.routers.keys().collect()), ["lost", "refused", "secure", "slip"]);
 }
 

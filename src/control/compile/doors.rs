@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::config::{RouterTls, Routing};
 use crate::problem::{Problem, Problems};
+use crate::snapshot::Route;
 use crate::snapshot::door::{Door, Https, Names, Terms};
 use crate::snapshot::route_table::{RouteTable, Routed};
-use crate::snapshot::Route;
 use crate::units::Name;
 
 use super::tls::Tls;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::{RouterTls, Routing};
 use crate::config::install::RuleSyntax;
+use crate::config::{RouterTls, Routing};
 use crate::middleware::{AnyMiddleware, Chain};
 use crate::observe::metrics::Metrics;
 use crate::problem::Problems;

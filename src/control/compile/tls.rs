@@ -78,9 +78,10 @@ impl Tls {
     /// Whether a file is another than the one that was read.
     pub(super) fn has_stale_files(&self) -> bool {
         let read = self.read.iter().map(|read| (&read.files, certificate_paths(&read.settings)));
-        let options = self.options.values().filter_map(|terms| {
-            terms.settings.as_ref().map(|settings| (&terms.files, authority_paths(settings)))
-        });
+        let options = self
+            .options
+            .values()
+            .filter_map(|terms| terms.settings.as_ref().map(|settings| (&terms.files, authority_paths(settings))));
         read.chain(options).any(|(files, paths)| *files != Files::of(&paths))
     }
 }
@@ -179,7 +180,8 @@ fn build_options(
         found.insert(name.clone(), broken());
     }
     if is_contested {
-        let message = "is written by several providers: none of them holds, and connections that would need it are refused";
+        let message =
+            "is written by several providers: none of them holds, and connections that would need it are refused";
         problems.push(Problem::at(format!("tls.options.{DEFAULT}"), message));
         found.insert(DEFAULT.into(), broken());
     }

@@ -12,14 +12,8 @@ use crate::units::Name;
 const LISTED_LIMIT: usize = 100;
 
 /// Kinds of objects with names, by where they are written.
-const KINDS: [&str; 6] = [
-    "http.routers",
-    "http.services",
-    "http.middlewares",
-    "http.serversTransports",
-    "tls.options",
-    "tls.stores",
-];
+const KINDS: [&str; 6] =
+    ["http.routers", "http.services", "http.middlewares", "http.serversTransports", "tls.options", "tls.stores"];
 
 /// One file of several.
 #[derive(Clone, Copy)]

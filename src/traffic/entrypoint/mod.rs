@@ -93,7 +93,12 @@ struct EntryPoint<A> {
 
 impl<A> Clone for EntryPoint<A> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), app: self.app.clone(), http2: self.http2.clone(), current: self.current.clone() }
+        Self {
+            shared: self.shared.clone(),
+            app: self.app.clone(),
+            http2: self.http2.clone(),
+            current: self.current.clone(),
+        }
     }
 }
 

@@ -33,11 +33,8 @@ pub(super) fn sniff(bytes: &[u8]) -> Protocol {
         [22 | 0x80..=0xff, ..] => return Protocol::Tls,
         _ => {}
     }
-    let known: [(&[u8], Protocol); 3] = [
-        (PREFACE, Protocol::Http2),
-        (SSL_REQUEST, Protocol::PostgresTls),
-        (GSSENC_REQUEST, Protocol::PostgresGss),
-    ];
+    let known: [(&[u8], Protocol); 3] =
+        [(PREFACE, Protocol::Http2), (SSL_REQUEST, Protocol::PostgresTls), (GSSENC_REQUEST, Protocol::PostgresGss)];
     let mut is_open = false;
     for (start, protocol) in known {
         if bytes.starts_with(start) {
@@ -65,7 +62,9 @@ mod tests {
             assert_eq!(sniff(whole), protocol);
             assert_eq!(sniff(&[whole, b"more"].concat()), protocol);
         }
-        for bytes in [&b"POST / HTTP/1.1"[..], b"PRI * HTTP/1.1", b"GET", b"PUT", b"\0\0\0\x08\x04\xd2\x16\x2e", b"\0\0\0\x09"] {
+        for bytes in
+            [&b"POST / HTTP/1.1"[..], b"PRI * HTTP/1.1", b"GET", b"PUT", b"\0\0\0\x08\x04\xd2\x16\x2e", b"\0\0\0\x09"]
+        {
             assert_eq!(sniff(bytes), Protocol::Http1, "{}", bytes.escape_ascii());
         }
     }
