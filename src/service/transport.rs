@@ -79,7 +79,7 @@ pub struct Certificate {
 pub struct ForwardingTimeouts {
     /// To connect.
     pub dial_timeout: Duration,
-    /// To the head of the answer. Where the request has a body, or the server speaks HTTP/2, also between any two reads of the answer.
+    /// From the end of the request to the head of the answer. Where the server may speak HTTP/2, between any two reads of the answer.
     pub response_header_timeout: Duration,
     /// How long an idle connection is kept.
     pub idle_conn_timeout: Duration,

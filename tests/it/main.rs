@@ -5,6 +5,7 @@
 mod activation;
 mod allocations;
 mod api;
+mod bodies;
 mod cli;
 mod compatibility_page;
 mod endurance;

@@ -37,6 +37,8 @@ pub struct Connection {
     is_upgraded: AtomicBool,
     /// The client has a whole answer and was not told that the connection ends.
     is_reusable: AtomicBool,
+    /// What is written in answer to the current HTTP/1 request is not held back.
+    writes_at_once: AtomicBool,
     /// When a drain closes the connection if it is idle.
     close_idle_at: Mutex<Option<Instant>>,
     /// Turns true when the connection must not take further requests; Pingora watches the other end.
@@ -57,6 +59,7 @@ impl Connection {
             body_fault: AtomicU8::new(0),
             is_upgraded: AtomicBool::new(false),
             is_reusable: AtomicBool::new(false),
+            writes_at_once: AtomicBool::new(false),
             close_idle_at: Mutex::new(None),
             closing: watch::Sender::new(false),
         }
@@ -121,6 +124,16 @@ impl Connection {
         self.set_last(true);
     }
 
+    /// Says that what is written from now on in answer to the current HTTP/1 request goes out at once. Otherwise it may wait until
+    /// somebody reads from the client.
+    pub fn write_at_once(&self) {
+        self.writes_at_once.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn writes_at_once(&self) -> bool {
+        self.writes_at_once.load(Ordering::Relaxed)
+    }
+
     pub(super) fn take_reusable(&self) -> bool {
         self.is_reusable.swap(false, Ordering::Relaxed)
     }
@@ -144,6 +157,7 @@ impl Connection {
         self.outstanding.store(body_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.body_fault.store(0, Ordering::Relaxed);
         self.is_reusable.store(false, Ordering::Relaxed);
+        self.writes_at_once.store(false, Ordering::Relaxed);
     }
 
     /// One more request was taken back; how many that makes.

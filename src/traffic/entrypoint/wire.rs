@@ -127,6 +127,8 @@ pub(super) struct Wire {
     /// Read, and not yet shown to anybody.
     pub(super) input: BytesMut,
     output: BytesMut,
+    /// Bytes of the write under way that are written, and not yet out.
+    unflushed: Option<usize>,
     view: View,
     watch: Watch,
     /// The client has closed its sending half.
@@ -159,6 +161,7 @@ impl Wire {
             socket_digest: Arc::new(socket_digest),
             input,
             output: BytesMut::new(),
+            unflushed: None,
             view: View::Length(0),
             watch: Watch::Nothing,
             ended: None,
@@ -198,6 +201,7 @@ impl Wire {
             _ => Watch::Nothing,
         };
         self.was_shut = false;
+        self.unflushed = None;
         self.close_delimited = false;
         self.read_by = timeouts.read.map(|read| started + read);
         self.write_by = timeouts.write.map(|write| now() + write);
@@ -405,10 +409,17 @@ impl Wire {
 
     /// What Pingora writes.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
         if self.watch != Watch::Nothing {
             self.watch_head(bytes);
         }
-        if self.output.len() + bytes.len() <= WRITE_BYTES {
+        if self.unflushed.is_some() {
+            return self.poll_flushed(cx);
+        }
+        let holds_back = !self.connection.writes_at_once();
+        if holds_back && self.output.len() + bytes.len() <= WRITE_BYTES {
             self.output.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -423,7 +434,26 @@ impl Wire {
             };
             self.output.advance(sent.min(held));
             if sent > held {
-                return Poll::Ready(Ok(sent - held));
+                if holds_back {
+                    return Poll::Ready(Ok(sent - held));
+                }
+                self.unflushed = Some(sent - held);
+                return self.poll_flushed(cx);
+            }
+        }
+    }
+
+    /// Reports what was written at once when it is out: a layer may hold it back, and nobody would push it.
+    fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self.transport.poll_flush(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(self.unflushed.take().unwrap_or_default())),
+            Poll::Ready(Err(error)) => {
+                self.broken = true;
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                ready!(self.poll_write_deadline(cx))?;
+                Poll::Pending
             }
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -59,11 +59,8 @@ impl ProxyHttp for Hooks {
                 Ok(true)
             }
             None => {
-                if direct::suits(session, flight) && self.go_direct(session, flight).await? {
-                    return Ok(true);
-                }
                 lane::enter(session, flight);
-                Ok(false)
+                Ok(direct::suits(session) && self.go_direct(session, flight).await?)
             }
         }
     }
@@ -78,11 +75,7 @@ impl ProxyHttp for Hooks {
         request: &mut RequestHeader,
         flight: &mut Flight,
     ) -> Result<()> {
-        if !session.is_body_done() && request.headers.contains_key(EXPECT) {
-            // A connection to the server stands: the client may send. The server is not asked, because many never say so.
-            request.remove_header(&EXPECT);
-            session.downstream_session.write_continue_response().await?;
-        }
+        upstream::invite_body(session, request).await?;
         upstream::want_trailers(request, session.req_header())?;
         self.address(request, flight)
     }
@@ -94,21 +87,10 @@ impl ProxyHttp for Hooks {
         end_of_stream: bool,
         flight: &mut Flight,
     ) -> Result<()> {
-        flight.received_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        if end_of_stream {
-            Stream::note_body_end();
-        } else if flight.responding {
-            Stream::note_progress();
-        }
-        if let Some(exchange) = flight.exchange.as_mut().filter(|exchange| !exchange.request_body.is_empty()) {
-            exchange
-                .request_body
-                .chunk(body, end_of_stream)
-                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
-            if !end_of_stream && body.is_none() {
-                // `None` before the end would end the body towards the server.
-                *body = Some(Bytes::new());
-            }
+        flight.pass_down(body, end_of_stream)?;
+        if !end_of_stream && body.is_none() {
+            // `None` before the end would end the body towards the server.
+            *body = Some(Bytes::new());
         }
         // An empty last chunk would be written as a second terminator onto a pooled connection.
         if end_of_stream && !session.was_upgraded() && body.as_ref().is_some_and(Bytes::is_empty) {
@@ -398,6 +380,26 @@ pub(super) fn is_interim(response: &ResponseHeader) -> bool {
 }
 
 impl Flight {
+    /// Takes a piece of the request's body down through the transforms.
+    ///
+    /// # Errors
+    /// If one of them gives the request up.
+    pub(super) fn pass_down(&mut self, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+        self.received_bytes += body.as_ref().map_or(0, |chunk| chunk.len() as u64);
+        if end_of_stream {
+            Stream::note_body_end();
+        } else if self.responding {
+            Stream::note_progress();
+        }
+        if let Some(exchange) = self.exchange.as_mut().filter(|exchange| !exchange.request_body.is_empty()) {
+            exchange
+                .request_body
+                .chunk(body, end_of_stream)
+                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
+        }
+        Ok(())
+    }
+
     /// Takes a piece of the answer's body up through the middlewares.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri, Version};
 use pingora::ErrorType;
@@ -69,6 +69,23 @@ pub(super) fn want_trailers(request: &mut RequestHeader, asked: &RequestHeader) 
         && !request.headers.contains_key(TE)
         && asked.headers.get(TE).is_some_and(|value| value == "trailers");
     if wanted { request.insert_header(TE, HeaderValue::from_static("trailers")) } else { Ok(()) }
+}
+
+/// Tells a client that waits for our word (RFC 9110 §10.1.1) to send its body, as a connection to the server stands. The server is
+/// not asked, because many never say so.
+///
+/// # Errors
+/// If the client is gone.
+pub(super) async fn invite_body(session: &mut Session, request: &mut RequestHeader) -> Result<()> {
+    if !request.headers.contains_key(EXPECT) || session.is_body_empty() {
+        return Ok(());
+    }
+    request.remove_header(&EXPECT);
+    // The body may be here since an earlier attempt.
+    if session.is_body_done() {
+        return Ok(());
+    }
+    session.downstream_session.write_continue_response().await.map_err(Error::into_down)
 }
 
 impl Flight {
@@ -146,6 +163,12 @@ impl Flight {
     /// Whether an answer with this status is thrown away for another attempt.
     pub(super) fn wants_retry_of_status(&mut self, session: &Session, status: StatusCode) -> bool {
         !status.is_informational() && self.grant(session, Ending::Answered(status.as_u16()))
+    }
+
+    /// Whether there may be another attempt after the body has begun to flow, so that it has to be kept.
+    pub(super) fn may_send_again(&self, session: &Session) -> bool {
+        let policy = self.exchange.as_ref().and_then(|exchange| exchange.retry.as_ref());
+        policy.is_some_and(|policy| policy.attempts > 1) || is_idempotent(&session.req_header().method)
     }
 
     /// Whether the request's policy grants another attempt; its pause is noted.
