@@ -87,6 +87,7 @@ impl Gateway {
                 middlewares: Box::default(),
                 tls: None,
             }],
+            udp_entry_points: Vec::new(),
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,

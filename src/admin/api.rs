@@ -82,10 +82,8 @@ impl Api {
                 let object = self.about.entry_points.iter().find(|object| object["name"] == name.as_str());
                 found("entry point", &name, object.cloned())
             }
-            // Nothing of TCP, UDP or certificates is served yet: their lists are empty, not missing.
-            ["tcp", "routers" | "services" | "middlewares"] | ["udp", "routers" | "services"] | ["certificates"] => {
-                Listing::answer(query, &[][..])
-            }
+            // Nothing of TCP or certificates is served yet: their lists are empty, not missing.
+            ["tcp", "routers" | "services" | "middlewares"] | ["certificates"] => Listing::answer(query, &[][..]),
             _ => match self.status.applied() {
                 Some(applied) => self.of_configuration(&parts, query, &applied),
                 None => {
@@ -101,11 +99,11 @@ impl Api {
         match parts {
             ["overview"] => ok(&self.overview(&model)),
             ["rawdata"] => ok(&raw(&model, applied)),
-            ["http", kind] => {
-                let list = Class::of_segment(kind).map(|class| model.list(class));
+            [protocol, kind] => {
+                let list = Class::of_segments(protocol, kind).map(|class| model.list(class));
                 list.map_or_else(nothing_here, |list| Listing::answer(query, &list))
             }
-            ["http", kind, name] => Class::of_segment(kind).map_or_else(nothing_here, |class| {
+            [protocol, kind, name] => Class::of_segments(protocol, kind).map_or_else(nothing_here, |class| {
                 let name = decode_segment(name);
                 found(class.noun(), &name, model.object(class, &name))
             }),
@@ -132,7 +130,7 @@ impl Api {
                 "middlewares": model.count(Class::Middlewares),
             },
             "tcp": { "routers": none, "services": none, "middlewares": none },
-            "udp": { "routers": none, "services": none },
+            "udp": { "routers": model.count(Class::UdpRouters), "services": model.count(Class::UdpServices) },
             "features": self.about.features,
             "providers": self.about.providers,
         })
@@ -160,6 +158,8 @@ fn raw(model: &Model<'_>, applied: &Applied) -> Value {
         "routers": by_name(Class::Routers),
         "services": by_name(Class::Services),
         "middlewares": by_name(Class::Middlewares),
+        "udpRouters": by_name(Class::UdpRouters),
+        "udpServices": by_name(Class::UdpServices),
         "problems": problems,
     })
 }

@@ -85,6 +85,11 @@ impl Dashboard {
         );
         table(&mut page, "Services", &["name", "type", "serverStatus", "usedBy"], &model.list(Class::Services));
         table(&mut page, "Middlewares", &["name", "type", "usedBy"], &model.list(Class::Middlewares));
+        let (routers, services) = (model.list(Class::UdpRouters), model.list(Class::UdpServices));
+        if routers.len() + services.len() > 0 {
+            table(&mut page, "UDP routers", &["name", "service", "entryPoints", "using"], &routers);
+            table(&mut page, "UDP services", &["name", "type", "serverStatus", "usedBy"], &services);
+        }
         page
     }
 }

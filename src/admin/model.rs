@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::http::Router;
+use crate::config::{Routing, udp};
 use crate::control::status::Applied;
 use crate::middleware;
 use crate::problem::{Problem, Severity};
@@ -22,28 +23,34 @@ pub(super) enum Class {
     Routers,
     Services,
     Middlewares,
+    UdpRouters,
+    UdpServices,
 }
 
 impl Class {
-    /// By the word for it in paths.
-    pub(super) fn of_segment(segment: &str) -> Option<Self> {
-        [Self::Routers, Self::Services, Self::Middlewares].into_iter().find(|class| class.segment() == segment)
+    const ALL: [Self; 5] = [Self::Routers, Self::Services, Self::Middlewares, Self::UdpRouters, Self::UdpServices];
+
+    /// By the words for it in paths: `http` and `routers`.
+    pub(super) fn of_segments(protocol: &str, kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.segments() == (protocol, kind))
     }
 
-    /// The word for it in paths.
-    fn segment(self) -> &'static str {
+    /// The words for it in paths.
+    fn segments(self) -> (&'static str, &'static str) {
         match self {
-            Self::Routers => "routers",
-            Self::Services => "services",
-            Self::Middlewares => "middlewares",
+            Self::Routers => ("http", "routers"),
+            Self::Services => ("http", "services"),
+            Self::Middlewares => ("http", "middlewares"),
+            Self::UdpRouters => ("udp", "routers"),
+            Self::UdpServices => ("udp", "services"),
         }
     }
 
     /// One of them.
     pub(super) fn noun(self) -> &'static str {
         match self {
-            Self::Routers => "router",
-            Self::Services => "service",
+            Self::Routers | Self::UdpRouters => "router",
+            Self::Services | Self::UdpServices => "service",
             Self::Middlewares => "middleware",
         }
     }
@@ -71,7 +78,7 @@ impl<'a> Model<'a> {
             let unreadable = broken.keys().filter(|name| !written.contains_key(*name));
             written.keys().chain(unreadable).collect()
         }
-        let http = &self.applied.routing.http;
+        let Routing { http, udp, .. } = &*self.applied.routing;
         let mut names = match class {
             Class::Routers => all(&http.routers, &http.broken.routers),
             Class::Services => {
@@ -79,6 +86,8 @@ impl<'a> Model<'a> {
                 all(&http.services, &http.broken.services).into_iter().chain(internal).collect()
             }
             Class::Middlewares => all(&http.middlewares, &http.broken.middlewares),
+            Class::UdpRouters => all(&udp.routers, &udp.broken.routers),
+            Class::UdpServices => all(&udp.services, &udp.broken.services),
         };
         names.sort_unstable();
         Objects { model: self, class, names }
@@ -86,7 +95,7 @@ impl<'a> Model<'a> {
 
     /// The object of a name.
     pub(super) fn object(&self, class: Class, name: &str) -> Option<Value> {
-        let http = &self.applied.routing.http;
+        let Routing { http, udp, .. } = &*self.applied.routing;
         match class {
             Class::Routers => match http.routers.get_key_value(name) {
                 Some((name, router)) => Some(self.router(name, router)),
@@ -100,6 +109,14 @@ impl<'a> Model<'a> {
             Class::Middlewares => match http.middlewares.get_key_value(name) {
                 Some((name, settings)) => Some(self.middleware(name, settings)),
                 None => self.unreadable(class, http.broken.middlewares.get_key_value(name)?.0),
+            },
+            Class::UdpRouters => match udp.routers.get_key_value(name) {
+                Some((name, router)) => Some(self.udp_router(name, router)),
+                None => self.unreadable(class, udp.broken.routers.get_key_value(name)?.0),
+            },
+            Class::UdpServices => match udp.services.get_key_value(name) {
+                Some((name, settings)) => Some(self.udp_service(name, settings)),
+                None => self.unreadable(class, udp.broken.services.get_key_value(name)?.0),
             },
         }
     }
@@ -174,6 +191,43 @@ impl<'a> Model<'a> {
         self.finish(object, Class::Middlewares, name)
     }
 
+    fn udp_router(&self, name: &Name, router: &udp::Router) -> Value {
+        let mut object = as_written(router);
+        let known = self.about.entry_points.iter().filter(|known| is_for_udp(known));
+        let known: Vec<&str> = known.map(|known| known["name"].as_str().unwrap_or_default()).collect();
+        let entry_points: Vec<&str> = match router.entry_points.is_empty() {
+            true => known.clone(),
+            false => router.entry_points.iter().map(Name::as_str).collect(),
+        };
+        // Each entry point has one router; it is in use where it is the one.
+        let routes = self.applied.snapshot.udp.iter().map(Option::as_ref);
+        let using = known.iter().zip(routes).filter(|(_, route)| route.is_some_and(|route| route.name == *name));
+        object["using"] = json!(using.map(|(entry_point, _)| entry_point).collect::<Vec<_>>());
+        object["entryPoints"] = json!(entry_points);
+        self.finish(object, Class::UdpRouters, name)
+    }
+
+    fn udp_service(&self, name: &Name, settings: &service::udp::Settings) -> Value {
+        let mut object = as_written(settings);
+        object["type"] = json!(match settings.kind() {
+            Ok(service::udp::Kind::Weighted(_)) => "weighted",
+            _ => "loadbalancer",
+        });
+        let routers = self.applied.routing.udp.routers.iter();
+        let users = routers.filter(|(_, router)| router.service.as_ref() == Some(name)).map(|(user, _)| user);
+        object["usedBy"] = json!(users.collect::<Vec<_>>());
+        if let Some(service::udp::Service::Servers(pool)) =
+            self.applied.udp_services.get(name).map(|service| &**service)
+        {
+            let now = std::time::Instant::now();
+            let state = |up: bool| if up { "UP" } else { "DOWN" };
+            let states: BTreeMap<&str, &str> =
+                pool.servers().iter().map(|server| (server.text(), state(server.is_free(now)))).collect();
+            object["serverStatus"] = json!(states);
+        }
+        self.finish(object, Class::UdpServices, name)
+    }
+
     /// An object that is written but cannot be read.
     fn unreadable(&self, class: Class, name: &Name) -> Option<Value> {
         Some(self.finish(json!({}), class, name))
@@ -195,10 +249,10 @@ impl<'a> Model<'a> {
         if self.applied.outcome.problems.is_empty() {
             return Vec::new();
         }
-        let kind = class.segment();
+        let (protocol, kind) = class.segments();
         // Compiling speaks of qualified names, reading of the names as they stand in the file.
-        let mut problems = self.applied.problems_of(&format!("http.{kind}.{name}"));
-        problems.extend(self.applied.problems_of(&format!("http.{kind}.{}", name.local())));
+        let mut problems = self.applied.problems_of(&format!("{protocol}.{kind}.{name}"));
+        problems.extend(self.applied.problems_of(&format!("{protocol}.{kind}.{}", name.local())));
         problems
     }
 }
@@ -220,8 +274,13 @@ impl Listed for Objects<'_, '_> {
     }
 
     fn are_routers(&self) -> bool {
-        self.class == Class::Routers
+        matches!(self.class, Class::Routers | Class::UdpRouters)
     }
+}
+
+/// Whether an entry point, as the API shows it, listens for datagrams.
+fn is_for_udp(entry_point: &Value) -> bool {
+    entry_point["address"].as_str().is_some_and(|address| address.ends_with("/udp"))
 }
 
 /// An error disables, anything else is a warning.

@@ -1,14 +1,16 @@
 //! From a configuration to everything that a gateway needs to serve: logs, runtimes, the parts joined, sockets.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use crate::cli::Exit;
+use crate::config::EntryPoint;
 use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::problem::{Problem, Problems};
 use crate::process::{Handover, Protocol, SocketName, Sockets, systemd};
-use crate::traffic::entrypoint;
+use crate::traffic::{entrypoint, udp};
+use crate::units::Name;
 
 use super::{App, Start, options};
 
@@ -16,12 +18,19 @@ use super::{App, Start, options};
 pub(super) struct Ready {
     pub(super) app: App,
     pub(super) access_log: Option<Arc<AccessLog>>,
-    pub(super) listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>,
+    pub(super) listeners: Listeners,
     pub(super) control: tokio::runtime::Runtime,
     pub(super) traffic: tokio::runtime::Runtime,
     pub(super) handover: Option<Handover>,
     pub(super) invitation: Option<String>,
     pub(super) log: observe::log::Guard,
+}
+
+/// The sockets of all entry points, with what each is told.
+#[derive(Default)]
+pub(super) struct Listeners {
+    pub(super) tcp: Vec<(entrypoint::Options, SocketName, TcpListener)>,
+    pub(super) udp: Vec<(udp::Options, SocketName, Vec<UdpSocket>)>,
 }
 
 /// Why nothing is started.
@@ -100,17 +109,14 @@ fn open_access_log(app: &App, threads: usize) -> Result<Option<Arc<AccessLog>>, 
 }
 
 /// The listening sockets: inherited from a predecessor or from systemd, or bound.
-fn bind_all(
-    app: &App,
-    inherited: Option<&mut Sockets>,
-) -> Result<Vec<(entrypoint::Options, SocketName, TcpListener)>, Refusal> {
+fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Listeners, Refusal> {
     let (mut adopted, complaints) = systemd::adopt_sockets();
     for complaint in complaints {
         log::warn!("{complaint}");
     }
     let inherits = inherited.is_some();
     let offers = inherited.unwrap_or(&mut adopted);
-    let mut bound = Vec::new();
+    let mut bound = Listeners::default();
     let (mut problems, mut failures) = (Problems::new(), Problems::new());
     for (index, (name, entry_point)) in options::tcp_entry_points(&app.install).enumerate() {
         let options = match options::door(index, name, entry_point) {
@@ -120,18 +126,27 @@ fn bind_all(
                 continue;
             }
         };
-        let address = format!("{}:{}", bracketed(&entry_point.address.host), entry_point.address.port);
-        let socket = SocketName { entry_point: name.clone(), protocol: Protocol::Tcp, address: address.clone() };
+        let socket = socket_name(name, entry_point, Protocol::Tcp);
         let listener = match offers.claim(&socket) {
             Some(descriptor) => Ok(TcpListener::from(descriptor)),
-            None => entrypoint::bind(&address, entry_point.reuse_port),
+            None => entrypoint::bind(&socket.address, entry_point.reuse_port),
         };
         match listener {
-            Ok(listener) => bound.push((options, socket, listener)),
-            Err(error) => failures.push(Problem::at(
-                format!("entryPoints.{name}.address"),
-                format!("cannot listen on {address}: {error}"),
-            )),
+            Ok(listener) => bound.tcp.push((options, socket, listener)),
+            Err(error) => failures.push(not_listening(&socket, &error)),
+        }
+    }
+    for (index, (name, entry_point)) in options::udp_entry_points(&app.install).enumerate() {
+        let options = options::udp(index, name, entry_point, &app.install);
+        let socket = socket_name(name, entry_point, Protocol::Udp);
+        let inherited = offers.claim_all(&socket);
+        let sockets = match inherited.is_empty() {
+            false => Ok(inherited.into_iter().map(UdpSocket::from).collect()),
+            true => bind_udp(&socket.address, entry_point, options::threads(&app.install)),
+        };
+        match sockets {
+            Ok(sockets) => bound.udp.push((options, socket, sockets)),
+            Err(error) => failures.push(not_listening(&socket, &error)),
         }
     }
     if !inherits {
@@ -150,6 +165,33 @@ fn bind_all(
         Ok(bound)
     }
 }
+
+fn socket_name(name: &Name, entry_point: &EntryPoint, protocol: Protocol) -> SocketName {
+    let address = format!("{}:{}", bracketed(&entry_point.address.host), entry_point.address.port);
+    SocketName { entry_point: name.clone(), protocol, address }
+}
+
+fn not_listening(SocketName { entry_point, address, .. }: &SocketName, error: &std::io::Error) -> Problem {
+    Problem::at(format!("entryPoints.{entry_point}.address"), format!("cannot listen on {address}: {error}"))
+}
+
+/// One socket; with `reusePort` one for each thread, among which the system spreads the clients.
+fn bind_udp(address: &str, entry_point: &EntryPoint, threads: usize) -> std::io::Result<Vec<UdpSocket>> {
+    let first = udp::bind(address, entry_point.reuse_port)?;
+    let mut sockets = vec![first];
+    if entry_point.reuse_port {
+        // Where the system has chosen the port, the others have to be told.
+        let chosen = sockets[0].local_addr()?.to_string();
+        let address = if entry_point.address.port == 0 { &*chosen } else { address };
+        for _ in 1..threads.min(MAX_UDP_SOCKETS) {
+            sockets.push(udp::bind(address, true)?);
+        }
+    }
+    Ok(sockets)
+}
+
+/// Sockets of one entry point for UDP: more are no quicker.
+const MAX_UDP_SOCKETS: usize = 8;
 
 fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }

@@ -1,6 +1,5 @@
 //! A running gateway from start to end: sockets, entry points, signals, commands, upgrades, the drain.
 
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::pin::pin;
@@ -24,8 +23,9 @@ use crate::process::handover::{Bond, Departure, Successor};
 use crate::process::{Handover, Inheritance, Signal, Signals, SocketName, Supervisor, systemd};
 use crate::traffic::entrypoint::{self, Handle};
 use crate::traffic::http::Hooks;
+use crate::traffic::udp;
 
-use super::assemble::{Ready, Refusal, assemble};
+use super::assemble::{Listeners, Ready, Refusal, assemble};
 use super::doors::Doors;
 use super::reread::Reread;
 use super::{App, Start, options};
@@ -131,7 +131,7 @@ enum End {
 impl Life {
     async fn live(
         self,
-        listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>,
+        listeners: Listeners,
         inheritance: Option<Inheritance>,
         mut events: Events,
         invitation: Option<String>,
@@ -441,7 +441,7 @@ impl Life {
         }
     }
 
-    fn open_doors(&self, listeners: Vec<(entrypoint::Options, SocketName, TcpListener)>) -> std::io::Result<Doors> {
+    fn open_doors(&self, listeners: Listeners) -> std::io::Result<Doors> {
         let _traffic = self.traffic.enter();
         let conf = Arc::new(ServerConf {
             threads: options::threads(&self.app.install),
@@ -453,14 +453,22 @@ impl Life {
         let gateway = Arc::new(self.app.gateway(self.access_log.clone()));
         let observer = gateway.clone();
         let proxy = Arc::new(pingora_proxy::http_proxy(&conf, Hooks(gateway)));
-        let mut handles: Vec<(SocketName, Handle)> = Vec::with_capacity(listeners.len());
-        for (options, socket, listener) in listeners {
+        let mut handles: Vec<(SocketName, Handle)> = Vec::with_capacity(listeners.tcp.len());
+        for (options, socket, listener) in listeners.tcp {
             let current = Some(self.app.current.clone());
             let handle = entrypoint::start(options, listener, proxy.clone(), observer.clone(), current)?;
             log::info!(event = "listening"; "entry point {} listens on {}", handle.name(), handle.address());
             handles.push((socket, handle));
         }
-        Ok(Doors::new(handles))
+        let mut datagrams: Vec<(SocketName, udp::Handle)> = Vec::with_capacity(listeners.udp.len());
+        for (options, name, sockets) in listeners.udp {
+            let metrics = &self.app.metrics;
+            let meters = (metrics.udp_entry_point(&options.name), metrics.entry_point(&options.name));
+            let handle = udp::start(options, sockets, self.app.current.clone(), meters)?;
+            log::info!(event = "listening"; "entry point {} listens on {}", handle.name(), handle.address());
+            datagrams.push((name, handle));
+        }
+        Ok(Doors::new(handles, datagrams))
     }
 
     /// Providers and the pipeline.

@@ -119,6 +119,7 @@ impl App {
         let exporter = exporter.map(Arc::new);
         let kit = Kit {
             entry_points: models(&install, &entry_points),
+            udp_entry_points: options::udp_entry_points(&install).map(|(name, _)| name.as_str().into()).collect(),
             internals: internals(&install, &status, exporter.as_ref(), &terminating),
             default_syntax: install.core.default_rule_syntax,
             default_transport,

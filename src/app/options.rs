@@ -1,6 +1,7 @@
 //! The static configuration, translated into what each part wants to be told.
 
 use http::header::{HeaderName, HeaderValue};
+use rustix::process::{Resource, getrlimit};
 
 use crate::config::address::Protocol;
 use crate::config::entry_points::{EntryPoint, UnderscoreHeaders};
@@ -8,14 +9,19 @@ use crate::config::install::Install;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Problem, Problems, all};
 use crate::process::drain::Plan;
-use crate::traffic::entrypoint;
 use crate::traffic::http::forwarded::host_name;
 use crate::traffic::http::{EncodedCharacters, EntryPointHttp, ForwardedOptions, GuardOptions, Underscores};
+use crate::traffic::{entrypoint, udp};
 use crate::units::{Duration, Name, Networks};
 
 /// Entry points that serve TCP, by name. Their position is their index everywhere.
 pub(super) fn tcp_entry_points(install: &Install) -> impl Iterator<Item = (&Name, &EntryPoint)> {
     install.entry_points.iter().filter(|(_, entry_point)| entry_point.address.protocol == Protocol::Tcp)
+}
+
+/// Entry points that serve UDP, by name. Their position is their index.
+pub(super) fn udp_entry_points(install: &Install) -> impl Iterator<Item = (&Name, &EntryPoint)> {
+    install.entry_points.iter().filter(|(_, entry_point)| entry_point.address.protocol == Protocol::Udp)
 }
 
 /// How the requests of one entry point are treated.
@@ -114,6 +120,22 @@ fn limits(entry_point: &EntryPoint, options: &mut entrypoint::Options) {
     }
 }
 
+/// What an entry point for UDP is told.
+pub(super) fn udp(index: usize, name: &Name, entry_point: &EntryPoint, install: &Install) -> udp::Options {
+    let written = entry_point.limits.max_sessions.and_then(|most| usize::try_from(most).ok()).filter(|most| *most > 0);
+    let sessions = written.unwrap_or_else(|| {
+        // Each has a descriptor. Those that are left are for connections.
+        let descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
+        let share = descriptors.map_or(MAX_SESSIONS, |most| most / 4 / udp_entry_points(install).count().max(1));
+        share.clamp(1, MAX_SESSIONS)
+    });
+    let timeout = entry_point.udp.timeout.or_zero();
+    udp::Options { name: name.as_str().into(), index, timeout, sessions }
+}
+
+/// Sessions of an entry point for UDP, unless it says otherwise.
+const MAX_SESSIONS: usize = 16_384;
+
 fn networks(entries: &[String], path: &str) -> Result<Networks, Problems> {
     Networks::parse(entries).map_err(|wrong| {
         wrong.into_iter().map(|(index, message)| Problem::at(format!("{path}[{index}]"), message)).collect()
@@ -123,7 +145,7 @@ fn networks(entries: &[String], path: &str) -> Result<Networks, Problems> {
 /// How the process ends: the longest grace of any entry point, unless `drain` says otherwise.
 pub(super) fn drain(install: &Install) -> Plan {
     let defaults = Plan::default();
-    let cycles = || tcp_entry_points(install).map(|(_, entry_point)| &entry_point.transport.life_cycle);
+    let cycles = || install.entry_points.values().map(|entry_point| &entry_point.transport.life_cycle);
     let longest = |time: &dyn Fn(&crate::config::entry_points::LifeCycle) -> Duration| {
         cycles().map(|cycle| time(cycle).or_zero()).max().unwrap_or_default()
     };

@@ -116,7 +116,7 @@ impl Reader<'_> {
         let mut first = BTreeMap::new();
         let mut taken = Vec::new();
         for (name, EntryPoint { address, reuse_port, .. }) in &install.entry_points {
-            let other = first.entry((&address.host, address.port)).or_insert((name, *reuse_port));
+            let other = first.entry((&address.host, address.port, address.protocol)).or_insert((name, *reuse_port));
             if address.port != 0 && other.0 != name && !(*reuse_port && other.1) {
                 taken.push((name.clone(), format!("entry point `{}` listens on {address} already", other.0.as_str())));
             }
@@ -145,7 +145,8 @@ impl Reader<'_> {
 
     /// Finds the port that each redirection leads to. One that leads nowhere closes its entry point.
     fn redirections(&mut self, install: &mut Install) {
-        let ports = install.entry_points.iter().map(|(name, entry_point)| (name.clone(), entry_point.address.port));
+        let listening = install.entry_points.iter().filter(|(_, one)| one.address.protocol == Protocol::Tcp);
+        let ports = listening.map(|(name, entry_point)| (name.clone(), entry_point.address.port));
         let ports = ports.collect::<BTreeMap<_, _>>();
         let broken = &mut install.broken_entry_points;
         let mut failed = Vec::new();
@@ -175,8 +176,10 @@ impl Reader<'_> {
 
     /// What only the whole can tell.
     fn validate(&mut self, install: &mut Install) {
-        let declared =
-            |name: &str| install.entry_points.contains_key(name) || install.broken_entry_points.contains_key(name);
+        let declared = |name: &str| {
+            let is_tcp = |entry_point: &EntryPoint| entry_point.address.protocol == Protocol::Tcp;
+            install.entry_points.get(name).is_some_and(is_tcp) || install.broken_entry_points.contains_key(name)
+        };
         let mut wrong = Vec::new();
         if let Some(ping) = &install.ping
             && !ping.manual_routing
@@ -296,12 +299,14 @@ fn add_transport(tree: &mut Node) {
 
 /// What keeps an entry point from being opened, apart from whether its address is free.
 fn usable(entry_point: EntryPoint) -> Result<EntryPoint, Problems> {
-    let protocol = refuse(entry_point.address.protocol == Protocol::Udp, || {
-        Problem::at("address", "UDP is not supported yet").with_help("the entry point stays closed")
+    let is_udp = entry_point.address.protocol == Protocol::Udp;
+    let timeout = refuse(is_udp && entry_point.udp.timeout.positive().is_none(), || {
+        Problem::at("udp.timeout", "expected more than zero: a session that never ends is never released")
+            .with_help("the entry point stays closed")
     });
     let forwarders = check_networks("forwardedHeaders.trustedIPs", &entry_point.forwarded_headers.trusted_ips);
     let proxies = entry_point.proxy_protocol.as_ref().map_or(&[][..], |proxy| &proxy.trusted_ips);
-    all((protocol, forwarders, check_networks("proxyProtocol.trustedIPs", proxies))).map(|_| entry_point)
+    all((timeout, forwarders, check_networks("proxyProtocol.trustedIPs", proxies))).map(|_| entry_point)
 }
 
 fn check_networks(path: &str, list: &[String]) -> Result<(), Problems> {

@@ -35,6 +35,9 @@ pub struct EntryPoint {
     /// HTTP/2 settings.
     #[serde(default)]
     pub http2: Http2,
+    /// What holds for datagrams, if it listens for those.
+    #[serde(default)]
+    pub udp: Udp,
     /// What is recorded, unless a router says otherwise.
     #[serde(default)]
     pub observability: Observability,
@@ -55,6 +58,7 @@ impl EntryPoint {
             forwarded_headers: ForwardedHeaders::default(),
             http: Http::default(),
             http2: Http2::default(),
+            udp: Udp::default(),
             observability: Observability::default(),
             limits: Limits::default(),
         }
@@ -280,6 +284,20 @@ impl Default for Http2 {
     }
 }
 
+/// What holds for the datagrams of an entry point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Udp {
+    /// A session ends when neither its client nor its server has sent anything for so long.
+    pub timeout: Duration,
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(3) }
+    }
+}
+
 /// What is recorded about the requests of an entry point, unless a router says otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -333,6 +351,9 @@ pub struct Limits {
     /// Longest request target, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_request_target: Option<u32>,
+    /// Most UDP sessions open at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<u32>,
 }
 
 /// All entry points, by name.

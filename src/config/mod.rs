@@ -21,6 +21,7 @@ mod scalar;
 pub mod schema;
 pub mod tls;
 pub mod tree;
+pub mod udp;
 
 pub use address::Address;
 pub use entry_points::EntryPoint;

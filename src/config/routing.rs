@@ -11,6 +11,7 @@ use super::deserialize::{IS_MISSING, Read, follows_from, from_node};
 use super::http::{Broken, Http, NameList, Remains, Router};
 use super::tls::{self, Tls};
 use super::tree::{Node, Sources, Value};
+use super::udp::{self, Udp};
 use crate::problem::{Problem, Problems};
 use crate::units::Name;
 
@@ -23,6 +24,9 @@ pub struct Routing {
     /// TLS objects.
     #[serde(skip_serializing_if = "Tls::is_empty")]
     pub tls: Tls,
+    /// UDP objects.
+    #[serde(skip_serializing_if = "Udp::is_empty")]
+    pub udp: Udp,
 }
 
 impl Routing {
@@ -39,13 +43,19 @@ impl Routing {
         add(&mut http.broken.middlewares, broken.middlewares);
         add(&mut http.broken.servers_transports, broken.servers_transports);
         self.tls.merge(other.tls);
+        let Udp { routers, services, broken } = other.udp;
+        add(&mut self.udp.routers, routers);
+        add(&mut self.udp.services, services);
+        add(&mut self.udp.broken.routers, broken.routers);
+        add(&mut self.udp.broken.services, broken.services);
     }
 
     /// Whether nothing is in it, broken or not.
     pub fn is_empty(&self) -> bool {
         let Http { routers, services, middlewares, servers_transports, broken } = &self.http;
         let nothing = routers.is_empty() && services.is_empty() && middlewares.is_empty();
-        nothing && servers_transports.is_empty() && *broken == Broken::default() && self.tls.is_empty()
+        let nothing = nothing && self.tls.is_empty() && self.udp.is_empty();
+        nothing && servers_transports.is_empty() && *broken == Broken::default()
     }
 
     /// The same, with every object that `last` has just so taken from there: it is kept in memory once, and whoever compares
@@ -59,6 +69,8 @@ impl Routing {
         share(&mut http.servers_transports, &before.servers_transports);
         share(&mut self.tls.options, &last.tls.options);
         share(&mut self.tls.stores, &last.tls.stores);
+        share(&mut self.udp.routers, &last.udp.routers);
+        share(&mut self.udp.services, &last.udp.services);
         self
     }
 
@@ -82,6 +94,10 @@ impl Routing {
         reader.problems.extend(problems);
         tls_of.options = reader.objects(("tls", tls), "options", &mut tls_of.broken.options, settings);
         tls_of.stores = reader.objects(("tls", tls), "stores", &mut tls_of.broken.stores, settings);
+        let udp = root.get("udp").unwrap_or(&nothing);
+        let udp_of = &mut routing.udp;
+        udp_of.services = reader.objects(("udp", udp), "services", &mut udp_of.broken.services, settings);
+        udp_of.routers = reader.objects(("udp", udp), "routers", &mut udp_of.broken.routers, udp::Router::read);
         for object in &checked.broken {
             let name = Name::qualified(&object.name, provider);
             match &*object.kind {
@@ -110,6 +126,17 @@ impl Routing {
                 }
                 "http.serversTransports" => {
                     broken.servers_transports.insert(name, reader.remains(object, settings).0.reading(&object.rest));
+                }
+                "udp.routers" => {
+                    let (mut remains, whole) = reader.remains(object, udp::Router::read);
+                    // It keeps its entry points: another router must not get datagrams that were meant for it.
+                    if whole {
+                        udp_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
+                    }
+                    udp_of.broken.routers.insert(name, remains);
+                }
+                "udp.services" => {
+                    udp_of.broken.services.insert(name, reader.remains(object, settings).0.reading(&object.rest));
                 }
                 _ => {}
             }

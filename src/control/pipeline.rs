@@ -260,6 +260,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&metrics::Settings::default(), 1));
         let kit = Kit {
             entry_points: Vec::new(),
+            udp_entry_points: Vec::new(),
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),

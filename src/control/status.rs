@@ -6,7 +6,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::config::Routing;
 use crate::problem::Problem;
-use crate::service::Service;
+use crate::service::{Service, udp};
 use crate::snapshot::Snapshot;
 use crate::units::Name;
 
@@ -21,6 +21,8 @@ pub struct Applied {
     pub snapshot: Arc<Snapshot>,
     /// Services by name.
     pub services: Arc<std::collections::BTreeMap<Name, Arc<Service>>>,
+    /// UDP services by name.
+    pub udp_services: Arc<std::collections::BTreeMap<Name, Arc<udp::Service>>>,
     /// How it went.
     pub outcome: Outcome,
     /// The problems, by their paths.
@@ -67,6 +69,7 @@ impl Status {
             routing: built.routing.clone(),
             snapshot: built.snapshot.clone(),
             services: built.services.clone(),
+            udp_services: built.udp_services.clone(),
             outcome: outcome.clone(),
             by_path,
         })));

@@ -9,6 +9,7 @@ use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use http::HeaderMap;
 use parking_lot::Mutex;
 
+use super::datagrams::DatagramMeters;
 use super::labels::HeaderLabels;
 use super::meters::{EntryPointMeters, HeaderValues, RouterMeters, ServiceMeters};
 use super::series::Shape;
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub(super) entry_points: Mutex<Table<EntryPointMeters>>,
     pub(super) routers: Mutex<Table<RouterMeters>>,
     pub(super) services: Mutex<Table<ServiceMeters>>,
+    pub(super) udp_entry_points: Mutex<Table<DatagramMeters>>,
+    pub(super) udp_services: Mutex<Table<DatagramMeters>>,
     pub(super) process: Counters,
 }
 
@@ -101,6 +104,8 @@ impl Metrics {
             entry_points: Mutex::default(),
             routers: Mutex::default(),
             services: Mutex::default(),
+            udp_entry_points: Mutex::default(),
+            udp_services: Mutex::default(),
             process: Counters::default(),
         }
     }
@@ -129,6 +134,19 @@ impl Metrics {
             Some(shape) => self.services.lock().find((name, ""), || ServiceMeters::new(name, Some(shape.clone()))),
             None => Arc::default(),
         }
+    }
+
+    /// The meters of an entry point for UDP. They count in any case.
+    pub fn udp_entry_point(&self, name: &str) -> Arc<DatagramMeters> {
+        self.udp_entry_points.lock().find((name, ""), || DatagramMeters::new(name))
+    }
+
+    /// The meters of a UDP service; idle ones if services are not counted.
+    pub fn udp_service(&self, name: &str) -> Arc<DatagramMeters> {
+        if !self.scopes.services {
+            return Arc::default();
+        }
+        self.udp_services.lock().find((name, ""), || DatagramMeters::new(name))
     }
 
     /// What `headerLabels` makes of a request's header fields. Without such labels it costs nothing.
@@ -200,6 +218,12 @@ impl Named for RouterMeters {
 }
 
 impl Named for ServiceMeters {
+    fn name(&self) -> (&str, &str) {
+        (&self.name, "")
+    }
+}
+
+impl Named for DatagramMeters {
     fn name(&self) -> (&str, &str) {
         (&self.name, "")
     }

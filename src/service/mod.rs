@@ -24,6 +24,7 @@ pub mod server;
 pub mod sticky;
 pub mod strategy;
 pub mod transport;
+pub mod udp;
 mod upgrade;
 mod url;
 pub mod weighted;

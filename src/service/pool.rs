@@ -28,7 +28,7 @@ use crate::problem::{Problem, Problems, all, each};
 use crate::units::{Duration, Name};
 
 /// Most servers of one pool.
-const SERVERS_LIMIT: usize = 10_000;
+pub(super) const SERVERS_LIMIT: usize = 10_000;
 
 /// `loadBalancer` as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

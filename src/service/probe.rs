@@ -111,7 +111,11 @@ pub(super) async fn resolve_server(pool: Weak<ServerPool>, index: usize) {
 }
 
 /// Asks for the addresses of `name`, with the system's resolver as soon as there is one.
-async fn ask_for(backends: &mut Option<NamedBackends>, name: &str, port: u16) -> Result<Vec<IpAddr>, String> {
+pub(super) async fn ask_for(
+    backends: &mut Option<NamedBackends>,
+    name: &str,
+    port: u16,
+) -> Result<Vec<IpAddr>, String> {
     let backends = match backends {
         Some(backends) => backends,
         None => backends.insert(NamedBackends::new(resolver()?, name, port)),
@@ -279,7 +283,7 @@ fn resolver() -> Result<Arc<hickory_resolver::TokioResolver>, String> {
     }
 }
 
-fn permits() -> &'static Semaphore {
+pub(super) fn permits() -> &'static Semaphore {
     static PERMITS: Semaphore = Semaphore::const_new(AT_A_TIME);
     &PERMITS
 }

@@ -8,13 +8,15 @@ pub mod door;
 mod path_index;
 pub mod route;
 pub mod route_table;
+mod udp;
 
 pub use door::Door;
 pub use route::{Condition, Route, Switches, Target};
+pub use udp::UdpRoute;
 
 use self::route_table::RouteTable;
 
-/// Everything that requests are answered from.
+/// Everything that requests and datagrams are answered from.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Counts up with each configuration applied; 0 before the first one.
@@ -25,6 +27,8 @@ pub struct Snapshot {
     pub https: Box<[Arc<RouteTable<Route>>]>,
     /// What the entry points do with connections.
     pub doors: Box<[Arc<Door>]>,
+    /// Routes of the entry points for UDP, in the order of their names. `None`: no router takes what comes in there, or it is broken.
+    pub udp: Box<[Option<Arc<UdpRoute>>]>,
 }
 
 /// The snapshot in force. One writer (`control::pipeline`), many readers.

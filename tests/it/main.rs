@@ -31,5 +31,6 @@ mod smuggling_through;
 mod tidy;
 mod tls;
 mod traefik;
+mod udp;
 mod upgrade;
 mod upstream_failures;

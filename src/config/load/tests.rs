@@ -111,7 +111,8 @@ fn what_is_wrong_is_left_out_and_the_rest_stands() {
 entryPoints:
   web: {address: ':80', http: {redirections: {entryPoint: {to: secure}}}}
   odd: {address: nonsense}
-  dns: {address: ':53/udp'}
+  dns: {address: ':53/udp', udp: {timeout: 0}}
+  good: {address: ':443/udp'}
   secure: {address: ':443'}
   lost: {address: ':1', http: {redirections: {entryPoint: {to: nowhere}}}}
 log: {level: LOUD}
@@ -125,23 +126,45 @@ http: {routers: {}}
     assert_eq!(
         problems(&loaded),
         [
-            "13:1 http: is not read, because no provider is pointed at this file",
-            "8:14 log.level: unknown level `LOUD`: expected TRACE, DEBUG, INFO, WARN, ERROR, FATAL or PANIC",
-            "11:27 core.defaultRuleSyntax: `v4` is not known, expected one of `v2`, `v3`",
+            "14:1 http: is not read, because no provider is pointed at this file",
+            "9:14 log.level: unknown level `LOUD`: expected TRACE, DEBUG, INFO, WARN, ERROR, FATAL or PANIC",
+            "12:27 core.defaultRuleSyntax: `v4` is not known, expected one of `v2`, `v3`",
             "4:18 entryPoints.odd.address: `nonsense` has no port, expected a form like `:80` or `127.0.0.1:8080`",
-            "5:18 entryPoints.dns.address: UDP is not supported yet",
-            "7:64 entryPoints.lost.http.redirections.entryPoint.to: there is no entry point `nowhere`",
-            "9:20 ping.entryPoint: there is no entry point `gone`",
-            "10:17 api.basePath: `no slash` is not a path of letters, digits and `/_.:~-`",
-            "12:10 threads: expected at least 1",
+            "5:44 entryPoints.dns.udp.timeout: expected more than zero: a session that never ends is never released",
+            "8:64 entryPoints.lost.http.redirections.entryPoint.to: there is no entry point `nowhere`",
+            "10:20 ping.entryPoint: there is no entry point `gone`",
+            "11:17 api.basePath: `no slash` is not a path of letters, digits and `/_.:~-`",
+            "13:10 threads: expected at least 1",
         ]
     );
     let install = &loaded.install;
-    assert_eq!(names(install.entry_points.keys()), ["secure", "web"]);
+    assert_eq!(names(install.entry_points.keys()), ["good", "secure", "web"]);
     assert_eq!(names(install.broken_entry_points.keys()), ["dns", "lost", "odd"]);
     let redirection = install.entry_points["web"].http.redirections.entry_point.as_ref().unwrap();
     assert_eq!((&*redirection.scheme, redirection.permanent, redirection.port), ("https", true, Some(443)));
     assert_eq!((install.log.level, install.threads), (Level::Info, None));
+}
+
+/// HTTP is not spoken where datagrams come in.
+#[test]
+fn entry_points_for_udp_serve_nothing_else() {
+    let text = "
+entryPoints:
+  web: {address: ':53', http: {redirections: {entryPoint: {to: dns}}}}
+  dns: {address: ':53/udp'}
+  more: {address: ':53/udp'}
+ping: {entryPoint: dns}
+";
+    let loaded = load("a.yaml", text, &[], &[]);
+    assert_eq!(
+        problems(&loaded),
+        [
+            "5:19 entryPoints.more.address: entry point `dns` listens on :53/udp already",
+            "3:64 entryPoints.web.http.redirections.entryPoint.to: there is no entry point `dns`",
+            "6:20 ping.entryPoint: there is no entry point `dns`",
+        ]
+    );
+    assert_eq!(names(loaded.install.entry_points.keys()), ["dns"]);
 }
 
 #[test]

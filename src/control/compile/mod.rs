@@ -19,11 +19,14 @@ mod http;
 mod middlewares;
 mod services;
 mod tls;
+mod udp;
 
 /// What compiling needs besides the configuration itself.
 pub struct Kit {
     /// The HTTP entry points, in the order of [`crate::exchange::Client::entry_point_index`].
     pub entry_points: Vec<EntryPointModel>,
+    /// Names of the entry points for UDP, in the order of their indices.
+    pub udp_entry_points: Vec<Arc<str>>,
     /// Services of the gateway itself, by qualified name.
     pub internals: BTreeMap<Name, Arc<dyn Internal>>,
     /// Rule syntax of routers that name none.
@@ -67,6 +70,8 @@ pub struct Built {
     pub problems: Problems,
     /// Services by name.
     pub services: Arc<BTreeMap<Name, Arc<Service>>>,
+    /// UDP services by name.
+    pub udp_services: Arc<udp::Services>,
     transports: BTreeMap<Name, Arc<Transport>>,
     middlewares: BTreeMap<Name, Arc<AnyMiddleware>>,
     /// Instances that belong to one router, in the order of the routers' names.
@@ -89,13 +94,17 @@ impl Built {
         for pool in self.pools() {
             pool.start_probes(&kit.runtime);
         }
+        for (name, server) in self.udp_servers() {
+            server.keep_resolving(name, &kit.runtime);
+        }
     }
 
     /// Waits, for some seconds at most, until the names of new servers were looked up once: a route that comes into force
     /// before would answer that no server is available.
     pub async fn addresses_asked(&self) {
         let waiting = self.pools().filter(|pool| pool.is_waiting_for_addresses()).map(|pool| pool.addresses_asked());
-        futures_util::future::join_all(waiting).await;
+        let udp = futures_util::future::join_all(self.udp_servers().map(|(_, server)| server.asked()));
+        futures_util::future::join(futures_util::future::join_all(waiting), udp).await;
     }
 
     /// Ends the health checks and name resolution of services that `next` does not have any more. Requests that still run may
@@ -106,6 +115,16 @@ impl Built {
                 pool.stop_probes();
             }
         }
+    }
+
+    fn udp_servers(&self) -> impl Iterator<Item = (&Name, &Arc<crate::service::udp::Server>)> {
+        self.udp_services.iter().flat_map(|(name, service)| {
+            let servers = match &**service {
+                crate::service::udp::Service::Servers(pool) => pool.servers(),
+                crate::service::udp::Service::Weighted(_) => &[],
+            };
+            servers.iter().map(move |server| (name, server))
+        })
     }
 
     fn pools(&self) -> impl Iterator<Item = &Arc<ServerPool>> {
@@ -123,15 +142,17 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let mut bench = middlewares::Bench::new(&routing, previous, &mut problems);
     let routed = http::build(&routing, &services, &mut bench, &mut problems, (previous, kit));
     let http::Routed { routes, plain, tls, doubts } = routed;
+    let (udp_services, udp_routes) = udp::build(&routing, previous, kit, &mut problems);
     let middlewares::Made { shared, own, chains } = bench.finish();
     let terms = tls::Tls::build(&routing.tls, previous.map(|built| &built.terms), kit, &mut problems);
     let doors = doors::build(&routing, &tls, &terms, &mut problems, kit);
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
-        snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors }),
+        snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors, udp: udp_routes }),
         routing,
         problems,
         services: Arc::new(services),
+        udp_services: Arc::new(udp_services),
         transports,
         middlewares: shared,
         own,

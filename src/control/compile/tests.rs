@@ -44,6 +44,7 @@ impl Bed {
                 entry_point("outer", &["prefix"]),
                 entry_point("other", &["prefix"]),
             ],
+            udp_entry_points: vec!["dns".into(), "log".into()],
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
@@ -330,4 +331,75 @@ fn pools_that_left_are_probed_no_longer() {
     before.retire(&after);
     bed.runtime.block_on(tokio::task::yield_now());
     assert_eq!(tasks(), 0);
+}
+
+const UDP: &str = r#"
+udp:
+  routers:
+    b: {entryPoints: [dns], service: both}
+    c: {service: one}
+  services:
+    one: {loadBalancer: {servers: [{address: "127.0.0.1:1"}]}}
+    two: {loadBalancer: {servers: [{address: "127.0.0.1:2"}]}}
+    both: {weighted: {services: [{name: one, weight: 3}, {name: two}]}}
+"#;
+
+fn udp_names(built: &Built) -> Vec<&str> {
+    built.snapshot.udp.iter().map(|route| route.as_ref().map_or("-", |route| route.name.as_str())).collect()
+}
+
+#[test]
+fn each_entry_point_for_udp_has_one_router() {
+    let bed = Bed::new();
+    let built = bed.compile(UDP, None);
+    assert_eq!(udp_names(&built), ["b@file", "c@file"]);
+    let told = |text: &str| bed.problems(text);
+    assert_eq!(
+        told(UDP),
+        [
+            "warning: udp.routers.c@file.entryPoints: is not used at \"dns\": an entry point for UDP has one router, and \"b@file\" comes first by name"
+        ]
+    );
+    for (from, to, expected) in [
+        ("service: one", "service: none", "udp.routers.c@file.service: the service \"none@file\" does not exist"),
+        (
+            "c: {service: one}",
+            "c: {entryPoints: [log]}",
+            "udp.routers.c@file.service: the service is missing on the udp router",
+        ),
+        ("[dns]", "[web]", "udp.routers.b@file.entryPoints[0]: entryPoint \"web\" doesn't exist"),
+        ("127.0.0.1:1", "127.0.0.1", "udp.services.one@file.loadBalancer.servers[0].address: `127.0.0.1` has no port"),
+        ("{name: two}", "{name: both}", "udp.services.both@file: recursion detected in both@file->both@file"),
+        (
+            "{name: two}",
+            "{name: x}",
+            "udp.services.both@file.weighted.services[1].name: the service \"x@file\" does not exist",
+        ),
+    ] {
+        let told = told(&UDP.replacen(from, to, 1));
+        assert!(told.iter().any(|problem| problem.contains(expected)), "{to}: {told:#?}");
+    }
+    // Who comes first keeps the place, even if it cannot be used: its datagrams were not meant for another.
+    let broken = bed.compile(&UDP.replacen("service: both", "service: none", 1), None);
+    assert_eq!(udp_names(&broken), ["-", "c@file"]);
+    let (routing, _) = load::dynamic(&UDP.replacen("[dns]", "[dns], odd: 1", 1), Format::Yaml, "f", "file");
+    assert_eq!(udp_names(&compile(Arc::new(routing), None, &bed.kit)), ["-", "c@file"]);
+}
+
+#[test]
+fn what_is_unchanged_of_udp_is_kept() {
+    let bed = Bed::new();
+    let before = bed.compile(UDP, None);
+    let kept = |text: &str| {
+        let after = bed.compile(text, Some(&before));
+        let routes = before.snapshot.udp.iter().zip(&after.snapshot.udp);
+        routes.map(|(a, b)| a.as_ref().zip(b.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b))).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(UDP), [true, true]);
+    assert_eq!(kept(&UDP.replacen("127.0.0.1:2", "127.0.0.1:3", 1)), [false, true]);
+    assert_eq!(kept(&UDP.replacen("weight: 3", "weight: 4", 1)), [false, true]);
+    let after =
+        bed.compile(&UDP.replacen("\"127.0.0.1:1\"", "\"127.0.0.1:9\"}, {address: \"127.0.0.1:1\"", 1), Some(&before));
+    let crate::service::udp::Service::Servers(pool) = &*before.udp_services["one@file"] else { unreachable!() };
+    assert!(after.snapshot.udp.iter().flatten().all(|route| route.service.has(&pool.servers()[0])), "the server stays");
 }

@@ -60,6 +60,45 @@ pub(in crate::observe) const ENTRY_POINT: Requests = requests!("entrypoint", "en
 pub(in crate::observe) const ROUTER: Requests = requests!("router", "router");
 pub(in crate::observe) const SERVICE: Requests = requests!("service", "service");
 
+/// The families that entry points for UDP and UDP services have alike.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::observe) struct Datagrams {
+    pub(in crate::observe) sessions: Family,
+    pub(in crate::observe) open: Family,
+    pub(in crate::observe) total: Family,
+    pub(in crate::observe) bytes: Family,
+}
+
+macro_rules! datagrams {
+    ($name:literal, $what:literal) => {
+        Datagrams {
+            sessions: counter(
+                concat!("portcullis_", $name, "_udp_sessions_total"),
+                concat!("UDP sessions that were opened, per ", $what, "."),
+            ),
+            open: gauge(
+                concat!("portcullis_", $name, "_udp_open_sessions"),
+                concat!("UDP sessions that are open, per ", $what, "."),
+            ),
+            total: counter(
+                concat!("portcullis_", $name, "_udp_datagrams_total"),
+                concat!("Datagrams received from clients and sent to clients, per ", $what, "."),
+            ),
+            bytes: counter(
+                concat!("portcullis_", $name, "_udp_bytes_total"),
+                concat!("Bytes of datagrams received from clients and sent to clients, per ", $what, "."),
+            ),
+        }
+    };
+}
+
+pub(in crate::observe) const UDP_ENTRY_POINT: Datagrams = datagrams!("entrypoint", "entry point");
+pub(in crate::observe) const UDP_SERVICE: Datagrams = datagrams!("service", "service");
+pub(in crate::observe) const UDP_DROPS: Family =
+    counter("portcullis_entrypoint_udp_dropped_datagrams_total", "Datagrams that went nowhere, by reason.");
+pub(in crate::observe) const UDP_EVICTIONS: Family =
+    counter("portcullis_entrypoint_udp_evicted_sessions_total", "UDP sessions that were given up for newer ones.");
+
 pub(in crate::observe) const CONFIG_RELOADS: Family =
     counter("traefik_config_reloads_total", "Configurations that were loaded.");
 pub(in crate::observe) const CONFIG_LAST_RELOAD: Family =

@@ -94,18 +94,18 @@ impl Sockets {
     /// First the one of exactly that name; then one that its giver bound for this entry point wherever it liked; then one with the
     /// same address whose entry point had another name before, because that address cannot be bound twice.
     pub fn claim(&mut self, name: &SocketName) -> Option<OwnedFd> {
-        let at = self
-            .position(|offer| offer.name == *name)
-            .or_else(|| {
-                self.position(|offer| {
-                    offer.any_address
-                        && offer.name.entry_point == name.entry_point
-                        && offer.name.protocol == name.protocol
-                })
-            })
-            .or_else(|| {
-                self.position(|offer| offer.name.protocol == name.protocol && offer.name.address == name.address)
-            })?;
+        let at = self.fitting(name).next()?;
+        self.take(at, name)
+    }
+
+    /// Takes all sockets for `name`: there are several where the system spreads what comes in, and one that nobody reads from would
+    /// swallow its part. Chosen as by [`Sockets::claim`].
+    pub fn claim_all(&mut self, name: &SocketName) -> Vec<OwnedFd> {
+        let fitting: Vec<usize> = self.fitting(name).collect();
+        fitting.into_iter().filter_map(|at| self.take(at, name)).collect()
+    }
+
+    fn take(&mut self, at: usize, name: &SocketName) -> Option<OwnedFd> {
         let socket = self.offers.get_mut(at)?.socket.take()?;
         match rustix::io::ioctl_fionbio(&socket, true) {
             Ok(()) => Some(socket),
@@ -114,6 +114,22 @@ impl Sockets {
                 None
             }
         }
+    }
+
+    /// Those that fit best, and are there.
+    fn fitting<'s>(&'s self, name: &'s SocketName) -> impl Iterator<Item = usize> + 's {
+        let fits = |offer: &Offer| {
+            let SocketName { entry_point, protocol, address } = &offer.name;
+            match offer.socket.is_some() && *protocol == name.protocol {
+                false => None,
+                true if offer.name == *name => Some(0),
+                true if offer.any_address && *entry_point == name.entry_point => Some(1),
+                true => (*address == name.address).then_some(2),
+            }
+        };
+        let best = self.offers.iter().filter_map(fits).min();
+        let of_the_best = move |offer: &Offer| fits(offer).is_some_and(|fit| Some(fit) == best);
+        (0..self.offers.len()).filter(move |at| self.offers.get(*at).is_some_and(&of_the_best))
     }
 
     /// The names of those nobody claimed yet.
@@ -140,10 +156,6 @@ impl Sockets {
     /// Whether none was offered.
     pub fn is_empty(&self) -> bool {
         self.offers.is_empty()
-    }
-
-    fn position(&self, fits: impl Fn(&Offer) -> bool) -> Option<usize> {
-        self.offers.iter().position(|offer| offer.socket.is_some() && fits(offer))
     }
 }
 
@@ -177,6 +189,22 @@ mod tests {
         assert_eq!(sockets.unclaimed().map(|name| name.address.as_str()).collect::<Vec<_>>(), [":80"]);
         assert_eq!(sockets.close_unclaimed(), [0]);
         assert_eq!(sockets.close_unclaimed(), Vec::<usize>::new());
+    }
+
+    #[test]
+    fn all_sockets_of_a_name_are_claimed_together() {
+        let mut sockets = Sockets::default();
+        for name in [name("dns", ":53"), name("dns", ":53"), name("old", ":54"), name("old", ":54"), name("web", ":80")]
+        {
+            sockets.offer(name, socket());
+        }
+        sockets.offer_anywhere(name("log", "[::]:514"), socket());
+        sockets.offer_anywhere(name("log", "127.0.0.1:514"), socket());
+        let mut count = |entry_point: &str, address: &str| sockets.claim_all(&name(entry_point, address)).len();
+        assert_eq!((count("dns", ":53"), count("dns", ":53")), (2, 0));
+        assert_eq!((count("log", ":514"), count("log", ":514")), (2, 0));
+        assert_eq!((count("new", ":54"), count("new", ":54")), (2, 0), "renamed");
+        assert_eq!(count("web", ":1"), 0);
     }
 
     #[test]

@@ -12,8 +12,16 @@ use crate::units::Name;
 const LISTED_LIMIT: usize = 100;
 
 /// Kinds of objects with names, by where they are written.
-const KINDS: [&str; 6] =
-    ["http.routers", "http.services", "http.middlewares", "http.serversTransports", "tls.options", "tls.stores"];
+const KINDS: [&str; 8] = [
+    "http.routers",
+    "http.services",
+    "http.middlewares",
+    "http.serversTransports",
+    "tls.options",
+    "tls.stores",
+    "udp.routers",
+    "udp.services",
+];
 
 /// One file of several.
 #[derive(Clone, Copy)]
@@ -65,7 +73,7 @@ pub(super) fn join(files: &[Part<'_>]) -> (Arc<Routing>, Vec<Problem>) {
 
 /// Whether an object is written here, usable or not.
 pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
-    let Routing { http, tls } = routing;
+    let Routing { http, tls, udp } = routing;
     let broken = &http.broken;
     match kind {
         "http.routers" => http.routers.contains_key(name) || broken.routers.contains_key(name),
@@ -76,12 +84,14 @@ pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
         }
         "tls.options" => tls.options.contains_key(name) || tls.broken.options.contains_key(name),
         "tls.stores" => tls.stores.contains_key(name) || tls.broken.stores.contains_key(name),
+        "udp.routers" => udp.routers.contains_key(name) || udp.broken.routers.contains_key(name),
+        "udp.services" => udp.services.contains_key(name) || udp.broken.services.contains_key(name),
         _ => false,
     }
 }
 
 fn names<'r>(routing: &'r Routing, kind: &str) -> Vec<&'r Name> {
-    let Routing { http, tls } = routing;
+    let Routing { http, tls, udp } = routing;
     let broken = &http.broken;
     match kind {
         "http.routers" => http.routers.keys().chain(broken.routers.keys()).collect(),
@@ -90,12 +100,14 @@ fn names<'r>(routing: &'r Routing, kind: &str) -> Vec<&'r Name> {
         "http.serversTransports" => http.servers_transports.keys().chain(broken.servers_transports.keys()).collect(),
         "tls.options" => tls.options.keys().chain(tls.broken.options.keys()).collect(),
         "tls.stores" => tls.stores.keys().chain(tls.broken.stores.keys()).collect(),
+        "udp.routers" => udp.routers.keys().chain(udp.broken.routers.keys()).collect(),
+        "udp.services" => udp.services.keys().chain(udp.broken.services.keys()).collect(),
         _ => Vec::new(),
     }
 }
 
 fn remove(routing: &mut Routing, kind: &str, name: &Name) {
-    let Routing { http, tls } = routing;
+    let Routing { http, tls, udp } = routing;
     match kind {
         "http.routers" => {
             http.routers.remove(name);
@@ -120,6 +132,14 @@ fn remove(routing: &mut Routing, kind: &str, name: &Name) {
         "tls.stores" => {
             tls.stores.remove(name);
             tls.broken.stores.remove(name);
+        }
+        "udp.routers" => {
+            udp.routers.remove(name);
+            udp.broken.routers.remove(name);
+        }
+        "udp.services" => {
+            udp.services.remove(name);
+            udp.broken.services.remove(name);
         }
         _ => {}
     }

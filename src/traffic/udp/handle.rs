@@ -1,0 +1,96 @@
+//! The grip on a running entry point for UDP: stop, resume, close, cut, count.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use super::{Lane, Shared};
+
+/// The grip on a running entry point for UDP. Clones grip the same one.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    lanes: Box<[Weak<Lane>]>,
+    address: SocketAddr,
+}
+
+/// Whether datagrams are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    Yes,
+    /// A successor reads.
+    Paused,
+    /// Only for sessions that are there already, and for what has come already.
+    Last,
+    /// Never again.
+    Over,
+}
+
+impl Handle {
+    pub(super) fn new(shared: Arc<Shared>, lanes: &[Arc<Lane>]) -> io::Result<Self> {
+        let first = lanes.first().ok_or(io::ErrorKind::InvalidInput)?;
+        let address = first.socket.address()?;
+        Ok(Self { shared, address, lanes: lanes.iter().map(Arc::downgrade).collect() })
+    }
+
+    /// Name of the entry point.
+    pub fn name(&self) -> &Arc<str> {
+        &self.shared.options.name
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Reads nothing more; the sockets stay open, so that a successor can read, or we again. Answers of servers go on to their
+    /// clients.
+    pub fn stop_reading(&self) {
+        self.turn(Reading::Yes, Reading::Paused);
+    }
+
+    /// Reads again.
+    pub fn resume_reading(&self) {
+        self.turn(Reading::Paused, Reading::Yes);
+    }
+
+    fn turn(&self, from: Reading, to: Reading) {
+        self.shared.reading.send_if_modified(|now| {
+            *now == from && {
+                *now = to;
+                true
+            }
+        });
+    }
+
+    /// Passes on what has come already and opens no more sessions; the sockets close with the last one.
+    pub fn close_after_last(&self) {
+        self.shared.reading.send_replace(Reading::Last);
+    }
+
+    /// Lets go of the sockets. Sessions that are there still answer through them.
+    pub fn let_go(&self) {
+        self.shared.reading.send_replace(Reading::Over);
+    }
+
+    /// Duplicates of the sockets, for a successor; `NotConnected` if they are closed.
+    ///
+    /// # Errors
+    /// If the system has no descriptor left.
+    pub fn duplicate_sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        let duplicate = |lane: &Weak<Lane>| lane.upgrade().ok_or(io::ErrorKind::NotConnected)?.socket.duplicate();
+        self.lanes.iter().map(duplicate).collect()
+    }
+
+    /// Ends all sessions at once.
+    pub fn cut(&self) {
+        self.lanes.iter().filter_map(Weak::upgrade).for_each(|lane| lane.cut());
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.shared.open.load(Ordering::Acquire)
+    }
+}

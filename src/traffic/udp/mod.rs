@@ -1,0 +1,331 @@
+//! An entry point for UDP: whoever sends a datagram gets a session with a server, until both are silent for a while.
+//!
+//! Each socket has a task that reads, and a table of the sessions of those who sent to it. A session has a socket of its own,
+//! connected to its server, so that answers find their client; its task is in `session.rs`. Nothing is queued here: what the
+//! system does not take at once is dropped and counted, as on any other hop of a datagram.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+mod handle;
+mod session;
+mod socket;
+mod table;
+
+pub use handle::Handle;
+pub use socket::bind;
+
+use handle::Reading;
+use session::Session;
+use socket::{More, Peer, Socket};
+use table::Table;
+
+use crate::observe::datagrams::{DatagramMeters, Direction, Drop};
+use crate::observe::meters::{EntryPointMeters, Transport};
+use crate::snapshot::{Current, UdpRoute};
+
+/// Batches that are read without a pause.
+const BATCHES: usize = 8;
+/// Batches that are read at most when the socket is about to close: more than its queue can hold.
+const LAST_BATCHES: usize = 4096;
+
+/// What an entry point for UDP is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its place among the entry points for UDP.
+    pub index: usize,
+    /// A session ends when neither side has sent anything for so long.
+    pub timeout: Duration,
+    /// Most sessions at a time.
+    pub sessions: usize,
+}
+
+/// Starts an entry point on bound sockets, on the current tokio runtime. It ends when its handle lets go of the sockets and its
+/// sessions are over.
+///
+/// # Errors
+/// If a socket cannot be used.
+pub fn start(
+    options: Options,
+    sockets: Vec<std::net::UdpSocket>,
+    current: Arc<Current>,
+    (meters, connections): (Arc<DatagramMeters>, Arc<EntryPointMeters>),
+) -> io::Result<Handle> {
+    let shared = Arc::new(Shared {
+        options,
+        current,
+        meters,
+        connections,
+        reading: watch::Sender::new(Reading::Yes),
+        epoch: Instant::now(),
+        open: AtomicUsize::new(0),
+        fewer: Notify::new(),
+    });
+    let mut lanes = Vec::with_capacity(sockets.len());
+    for socket in sockets {
+        let desk = Desk { table: Table::new(shared.options.sessions), route: None };
+        lanes.push(Arc::new(Lane {
+            shared: shared.clone(),
+            socket: Arc::new(Socket::new(socket)?),
+            desk: Mutex::new(desk),
+        }));
+    }
+    let handle = Handle::new(shared, &lanes)?;
+    for lane in lanes {
+        tokio::spawn(lane.serve());
+    }
+    Ok(handle)
+}
+
+/// What the sockets and sessions of one entry point share.
+#[derive(Debug)]
+struct Shared {
+    options: Options,
+    current: Arc<Current>,
+    meters: Arc<DatagramMeters>,
+    connections: Arc<EntryPointMeters>,
+    reading: watch::Sender<Reading>,
+    epoch: Instant,
+    /// Sessions whose task is not over.
+    open: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Shared {
+    /// Milliseconds since the epoch.
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.epoch + Duration::from_millis(millis)
+    }
+
+    fn opened(&self) {
+        self.open.fetch_add(1, Ordering::AcqRel);
+        self.meters.opened();
+        self.connections.opened(Transport::Udp);
+    }
+
+    fn closed(&self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+        self.meters.closed();
+        self.connections.closed(Transport::Udp);
+        self.fewer.notify_waiters();
+    }
+}
+
+/// One socket, and the sessions of those who sent to it.
+#[derive(Debug)]
+struct Lane {
+    shared: Arc<Shared>,
+    socket: Arc<Socket>,
+    desk: Mutex<Desk>,
+}
+
+#[derive(Debug)]
+struct Desk {
+    table: Table<Peer, Arc<Session>>,
+    /// What the sessions were opened by.
+    route: Option<Arc<UdpRoute>>,
+}
+
+/// Whether there may be new sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Admission {
+    Open,
+    Closed,
+}
+
+impl Lane {
+    /// Reads until the socket is closed or handed over for good.
+    async fn serve(self: Arc<Self>) {
+        let mut reading = self.shared.reading.subscribe();
+        let mut admission = Admission::Open;
+        loop {
+            let fewer = self.shared.fewer.notified();
+            let state = *reading.borrow_and_update();
+            match state {
+                Reading::Yes => {}
+                Reading::Paused => {
+                    if reading.changed().await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
+                Reading::Last => {
+                    if admission == Admission::Open {
+                        // Who has sent already is served. The socket closes with its last session, so that whoever comes later
+                        // hears at once that nobody is there.
+                        self.read(LAST_BATCHES, admission);
+                        admission = Admission::Closed;
+                    }
+                    if self.shared.open.load(Ordering::Acquire) == 0 {
+                        return;
+                    }
+                }
+                Reading::Over => return,
+            }
+            tokio::select! {
+                biased;
+                _ = reading.changed() => {}
+                () = fewer, if state == Reading::Last => {}
+                ready = self.socket.readable() => {
+                    if ready.is_err() {
+                        return;
+                    }
+                    self.read(BATCHES, admission);
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
+    /// Passes on what has come, a few batches of it.
+    fn read(self: &Arc<Self>, batches: usize, admission: Admission) {
+        for _ in 0..batches {
+            let (mut datagrams, mut bytes) = (0, 0);
+            let mut desk = self.desk.lock();
+            self.follow(&mut desk);
+            let now = self.shared.now();
+            let read = self.socket.read(|peer, data| {
+                datagrams += 1;
+                bytes += data.len() as u64;
+                if let Err(reason) = self.forward(&mut desk, (peer, data), now, admission) {
+                    self.shared.meters.dropped(reason);
+                }
+            });
+            drop(desk);
+            self.shared.meters.carried(Direction::Received, datagrams, bytes);
+            match read {
+                Ok(More::Yes) => {}
+                Ok(More::No) => return,
+                Err(error) => {
+                    log::debug!(entry_point = &*self.shared.options.name; "cannot read datagrams: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Looks whether a new configuration leads elsewhere: sessions with servers that are not meant any more are over, as far as
+    /// their clients are concerned.
+    fn follow(&self, desk: &mut Desk) {
+        let current = self.shared.current.load();
+        let route = current.udp.get(self.shared.options.index).and_then(Option::as_ref);
+        if route.map(Arc::as_ptr) == desk.route.as_ref().map(Arc::as_ptr) {
+            return;
+        }
+        let stays = |session: &Arc<Session>| route.is_some_and(|route| route.service.has(session.server()));
+        for session in desk.table.take(|session| !stays(session)) {
+            session.retire();
+        }
+        desk.route = route.cloned();
+    }
+
+    /// Passes one datagram on: in its session, or in a new one.
+    fn forward(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        (peer, data): (Peer, &[u8]),
+        now: u64,
+        admission: Admission,
+    ) -> Result<(), Drop> {
+        if let Some(session) = desk.table.touch(&peer, |session| session.is_answered()) {
+            match session.forward(data, now) {
+                Ok(()) => return Ok(()),
+                // Nobody listened there for an earlier one: this one gets a new session.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    session.blame();
+                    self.end(desk, peer);
+                }
+                Err(error) if is_passing(&error) => return Err(Drop::NotForwarded),
+                Err(_) => {
+                    self.end(desk, peer);
+                    return Err(Drop::NotForwarded);
+                }
+            }
+        }
+        let session = self.open(desk, peer, now, admission)?;
+        session.forward(data, now).map_err(|_| Drop::NotForwarded)
+    }
+
+    fn end(&self, desk: &mut Desk, peer: Peer) {
+        if let Some(session) = desk.table.remove(&peer, |_| true) {
+            session.end();
+        }
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        desk: &mut Desk,
+        peer: Peer,
+        now: u64,
+        admission: Admission,
+    ) -> Result<Arc<Session>, Drop> {
+        if admission == Admission::Closed {
+            return Err(Drop::Closing);
+        }
+        let route = desk.route.clone().ok_or(Drop::NoRouter)?;
+        let pick = route.service.pick(Instant::now().into_std()).ok_or(Drop::NoServer)?;
+        self.make_room(desk)?;
+        let session = Session::open(peer, pick, now).map_err(|error| {
+            log::debug!(entry_point = &*self.shared.options.name; "cannot open a socket towards a server: {error}");
+            Drop::NoSocket
+        })?;
+        let session = Arc::new(session);
+        self.shared.opened();
+        desk.table.insert(peer, session.clone());
+        tokio::spawn(session.clone().run(self.clone()));
+        Ok(session)
+    }
+
+    /// Gives an old session up for a new one, if there are as many as may be.
+    fn make_room(&self, desk: &mut Desk) -> Result<(), Drop> {
+        let most = self.shared.options.sessions;
+        let open = self.shared.open.load(Ordering::Acquire);
+        if open < most {
+            return Ok(());
+        }
+        // Those given up take a moment to close their sockets. They may be a few more for that long, and no more than a few.
+        if open >= most.saturating_add(most / 8).saturating_add(1) {
+            return Err(Drop::TooMany);
+        }
+        let oldest = desk.table.give_up_oldest().ok_or(Drop::TooMany)?;
+        oldest.end();
+        self.shared.meters.evicted();
+        Ok(())
+    }
+
+    /// Takes a session out of the table: its client's next datagram opens another one.
+    fn leave(&self, session: &Session) {
+        self.desk.lock().table.remove(&session.client(), |other| std::ptr::eq(&raw const **other, session));
+    }
+
+    /// Ends all sessions at once.
+    fn cut(&self) {
+        for session in self.desk.lock().table.take(|_| true) {
+            session.end();
+        }
+    }
+}
+
+/// Whether a datagram could not be sent for a reason that the next one may not have.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    const NO_BUFFERS: i32 = 105;
+    const TOO_LONG: i32 = 90;
+    matches!(error.kind(), WouldBlock | Interrupted | OutOfMemory)
+        || matches!(error.raw_os_error(), Some(NO_BUFFERS | TOO_LONG))
+}
+
+#[cfg(test)]
+mod tests;
