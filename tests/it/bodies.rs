@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{End, PATIENCE, Peer, soon, until};
 use crate::harness::server::{Server, Step, answer, ok};
+use crate::harness::tls::{Authority, quoted, shake_hands};
 
 /// Middlewares of the router: none, and those for which sessions are wrapped.
 const WAYS: [&str; 2] = ["", "again, guess"];
@@ -407,6 +408,39 @@ async fn what_breaks_off_is_no_request() {
     assert_eq!(server.violations(), Vec::<String>::new());
 }
 
+/// A client that has its whole answer and leaves without sending the rest is no failure, but what the server got is no request.
+#[tokio::test]
+async fn who_leaves_with_the_answer_has_been_served() {
+    let early = "HTTP/1.1 401 X\r\nContent-Length: 2\r\n\r\nno";
+    let server = Server::start(move |_| vec![send(early), Step::ReadBody]).await;
+    let gateway = Gateway::setup()
+        .flag("entryPoints.inside.address=127.0.0.1:0")
+        .flag("metrics.prometheus.entryPoint=inside")
+        .dynamic(format!(
+            "http: {{routers: {{all: {{rule: 'PathPrefix(`/`)', service: s}}}}, \
+             services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}}}",
+            server.url()
+        ))
+        .start()
+        .await;
+    for (path, fields, part) in
+        [("/a", "Content-Length: 10", "hello"), ("/b", "Transfer-Encoding: chunked", "5\r\nhello\r\n")]
+    {
+        let mut peer = gateway.connect().await;
+        peer.send(head("POST", path, fields) + part).await;
+        assert_eq!(peer.response_to("POST").await.unwrap().text(), "no");
+        drop(peer);
+        let line = gateway.logged_path(path).await;
+        assert_eq!((&line["DownstreamStatus"], line.get("GatewayError")), (&401.into(), None), "{line}");
+        until(|| server.open() == 0).await;
+        assert!(!server.last().whole);
+    }
+    let page = Peer::connect(gateway.address_of("inside")).await.get("/metrics", "").await;
+    assert!(page.text().contains("_requests_total"));
+    let errors = page.text().lines().filter(|line| line.starts_with("portcullis_gateway_errors_total{"));
+    assert!(errors.clone().all(|line| line.ends_with(" 0")), "{:?}", errors.collect::<Vec<_>>());
+}
+
 /// A server that takes nothing for long costs no memory, and gets all of it in the end.
 #[tokio::test]
 async fn slow_servers_hold_the_client_back() {
@@ -639,4 +673,52 @@ async fn a_client_that_only_ends_its_sending_half_gets_its_answer() {
         assert_eq!(peer.answer().await.status, 200);
         assert_eq!(peer.end().await, End::Closed);
     }
+}
+
+/// TLS on both sides: what is written goes out of every layer, piece by piece and in bulk.
+#[tokio::test]
+async fn both_bodies_flow_at_once_over_tls() {
+    let head_of_answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let server = Server::start(move |_| vec![send(head_of_answer), Step::Echo]).await;
+    let authority = Authority::new();
+    let pair = authority.certify(&["a.test"]);
+    let certificate = format!("{{certFile: {}, keyFile: {}}}", quoted(&pair.certificate), quoted(&pair.key));
+    let before = |url: String| {
+        Gateway::with(format!(
+            "http:
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: s, tls: {{}}}}
+  services:
+    s: {{loadBalancer: {{servers: [{{url: '{url}'}}], serversTransport: t}}}}
+  serversTransports:
+    t: {{serverName: a.test, rootCAs: [{}]}}
+tls:
+  certificates: [{certificate}]
+",
+            quoted(&authority.certificate)
+        ))
+    };
+    let inner = before(server.url()).await;
+    let outer = before(format!("https://{}", inner.address())).await;
+    let client = Arc::new(authority.client(&["http/1.1"], None));
+    let stream = shake_hands(&client, outer.address(), "a.test").await.unwrap();
+    let (mut read, mut write) = tokio::io::split(stream);
+    write.write_all(head("POST", "/", "Transfer-Encoding: chunked").as_bytes()).await.unwrap();
+    write.write_all(b"5\r\nfirst\r\n").await.unwrap();
+    let mut came = read_head(&mut read).await;
+    while !came.ends_with(b"first\r\n") {
+        assert!(soon(read.read_buf(&mut came)).await.unwrap() > 0);
+    }
+    let sending = tokio::spawn(async move {
+        for _ in 0..50 {
+            write.write_all(&[b"186a0\r\n", &[b'x'; 100_000][..], b"\r\n"].concat()).await.unwrap();
+        }
+        write.write_all(b"0\r\n\r\n").await.unwrap();
+        write
+    });
+    while !came.ends_with(b"\r\n0\r\n\r\n") {
+        assert!(soon(read.read_buf(&mut came)).await.unwrap() > 0);
+    }
+    let _write = sending.await.unwrap();
+    assert_eq!(came.iter().filter(|byte| **byte == b'x').count(), 5_000_000);
 }
