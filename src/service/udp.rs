@@ -128,11 +128,12 @@ impl Service {
         }
     }
 
-    /// Whether the server is one of its own: sessions with others are not to go on.
+    /// Whether the server is one of its own: sessions with others are not to go on. One of weight zero gets no new sessions, but
+    /// those that it has go on.
     pub fn has(&self, server: &Arc<Server>) -> bool {
         match self {
             Self::Servers(pool) => pool.servers.iter().any(|own| Arc::ptr_eq(own, server)),
-            Self::Weighted(weighted) => weighted.shares.iter().any(|(one, weight)| *weight > 0 && one.has(server)),
+            Self::Weighted(weighted) => weighted.shares.iter().any(|(one, _)| one.has(server)),
         }
     }
 }
@@ -419,6 +420,11 @@ mod tests {
         let service = Service::Weighted(weighted.unwrap());
         let found = picks(&service, 400, probe::now());
         assert!(found["10.0.0.1:53"].abs_diff(300) <= 20 && found["10.0.0.2:53"].abs_diff(100) <= 20, "{found:?}");
+        let drained = build(r#"{"services": [{"name": "10.0.0.1", "weight": 0}, {"name": "10.0.0.2"}]}"#);
+        let drained = Service::Weighted(drained.unwrap());
+        assert_eq!(picks(&drained, 50, probe::now()).into_keys().collect::<Vec<_>>(), ["10.0.0.2:53"]);
+        let Service::Servers(first) = &*children[0].1 else { unreachable!() };
+        assert!(drained.has(&first.servers()[0]), "its sessions go on");
         let path = |json: &str| build(json).map(|_| ()).unwrap_err().only().path;
         assert_eq!(path(r#"{"services": [{"name": "x"}]}"#), "services[0].name");
         assert_eq!(path(r#"{"services": [{"name": "10.0.0.1", "weight": 1000001}]}"#), "services[0].weight");

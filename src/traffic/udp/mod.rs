@@ -182,15 +182,17 @@ impl Lane {
                     if ready.is_err() {
                         return;
                     }
-                    self.read(BATCHES, admission);
-                    tokio::task::yield_now().await;
+                    if self.read(BATCHES, admission) == More::Yes {
+                        // Whoever sends without a pause must not keep this thread for himself.
+                        tokio::task::yield_now().await;
+                    }
                 }
             }
         }
     }
 
-    /// Passes on what has come, a few batches of it.
-    fn read(self: &Arc<Self>, batches: usize, admission: Admission) {
+    /// Passes on what has come, a few batches of it. Says whether there may be more.
+    fn read(self: &Arc<Self>, batches: usize, admission: Admission) -> More {
         for _ in 0..batches {
             let (mut datagrams, mut bytes) = (0, 0);
             let mut desk = self.desk.lock();
@@ -207,13 +209,14 @@ impl Lane {
             self.shared.meters.carried(Direction::Received, datagrams, bytes);
             match read {
                 Ok(More::Yes) => {}
-                Ok(More::No) => return,
+                Ok(More::No) => return More::No,
                 Err(error) => {
                     log::debug!(entry_point = &*self.shared.options.name; "cannot read datagrams: {error}");
-                    return;
+                    return More::Yes;
                 }
             }
         }
+        More::Yes
     }
 
     /// Looks whether a new configuration leads elsewhere: sessions with servers that are not meant any more are over, as far as
