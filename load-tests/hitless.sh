@@ -68,6 +68,16 @@ http:
       loadBalancer:
         servers:
           - url: http://127.0.0.1:$origin_port
+udp:
+  routers:
+    drill:
+      entryPoints: [datagrams]
+      service: origin
+  services:
+    origin:
+      loadBalancer:
+        servers:
+          - address: 127.0.0.1:$origin_port
 END
     mv "$work/dynamic.next" "$work/dynamic.yaml"
 }
@@ -110,6 +120,11 @@ entryPoints:
     transport:
       lifeCycle:
         graceTimeOut: 10s
+  datagrams:
+    address: 127.0.0.1:$port/udp
+    # Short, so that sessions end and begin all the time.
+    udp:
+      timeout: 500ms
 providers:
   providersThrottleDuration: 100ms
   file:
@@ -126,7 +141,7 @@ setsid "$work/portcullis" run --configFile "$work/static.yaml" >"$work/gateway.l
 gateway=$!
 wait_until_served
 
-"$drill" load --target "127.0.0.1:$port" --origin "127.0.0.1:$origin_port" --seconds "$seconds" >"$work/table" &
+"$drill" load --target "127.0.0.1:$port" --udp "127.0.0.1:$port" --origin "127.0.0.1:$origin_port" --seconds "$seconds" >"$work/table" &
 load=$!
 
 # The events lie evenly over the time, a little away from its ends.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -50,6 +50,12 @@ pub(crate) struct Options {
     /// WebSockets opened per second, each 0.5 to 6 seconds long.
     #[arg(long, default_value_t = 5)]
     websocket: u32,
+    /// The gateway's entry point for UDP, if there is one.
+    #[arg(long)]
+    udp: Option<SocketAddr>,
+    /// Datagrams per second, half of them from sockets that are used again.
+    #[arg(long, default_value_t = 300)]
+    datagrams: u32,
     /// A response that takes longer than this, in seconds, has failed.
     #[arg(long, default_value_t = 15)]
     patience: u64,
@@ -59,6 +65,7 @@ struct Client {
     options: Options,
     tally: Tally,
     idle: Mutex<Vec<(Instant, Connection)>>,
+    idle_sockets: Mutex<Vec<UdpSocket>>,
     /// Ids answered with success, and ids sent without a known end.
     answered: Mutex<BTreeSet<String>>,
     run: String,
@@ -71,6 +78,7 @@ pub(crate) async fn run(options: Options) -> io::Result<bool> {
         options: options.clone(),
         tally: Tally::default(),
         idle: Mutex::default(),
+        idle_sockets: Mutex::default(),
         answered: Mutex::default(),
         run,
     });
@@ -82,6 +90,9 @@ pub(crate) async fn run(options: Options) -> io::Result<bool> {
     classes.spawn(pace(options.slow, until, Arc::clone(c), Class::Slow));
     classes.spawn(pace(options.post, until, Arc::clone(c), Class::Post));
     classes.spawn(pace(options.websocket, until, Arc::clone(c), Class::WebSocket));
+    if options.udp.is_some() {
+        classes.spawn(pace(options.datagrams, until, Arc::clone(c), Class::Datagram));
+    }
     while classes.join_next().await.is_some() {}
     client.idle.lock().clear();
     client.reconcile().await?;
@@ -125,6 +136,7 @@ impl Client {
             Class::Slow => self.patiently(self.slow(number)).await,
             Class::Post => self.patiently(self.post(number)).await,
             Class::WebSocket => self.websocket(number).await,
+            Class::Datagram => self.patiently(self.datagram(number)).await,
         };
         match result {
             Ok(()) => self.tally.done(class, begin.elapsed()),
@@ -216,6 +228,33 @@ impl Client {
             }
         })
         .await
+    }
+
+    /// A datagram that nobody sends again: one that is lost is missing for ever.
+    async fn datagram(&self, number: u64) -> io::Result<()> {
+        let text = format!("{}-d{number}", self.run);
+        let used = if number.is_multiple_of(2) { self.idle_sockets.lock().pop() } else { None };
+        let socket = match (used, self.options.udp) {
+            (Some(socket), _) => socket,
+            (None, Some(target)) => {
+                let socket = UdpSocket::bind(if target.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }).await?;
+                socket.connect(target).await?;
+                socket
+            }
+            (None, None) => return Err(bad("no entry point for UDP")),
+        };
+        socket.send(text.as_bytes()).await?;
+        let mut answer = [0; 256];
+        let length = socket.recv(&mut answer).await?;
+        if number.is_multiple_of(2) {
+            let mut idle = self.idle_sockets.lock();
+            if idle.len() < MAX_IDLE {
+                // At a random place: some sessions end between two datagrams.
+                let at = fastrand::usize(..=idle.len());
+                idle.insert(at, socket);
+            }
+        }
+        same(answer.get(..length).unwrap_or_default(), text.as_bytes())
     }
 
     async fn connect(&self) -> io::Result<Connection> {

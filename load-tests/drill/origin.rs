@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 
 use super::websocket::{self, Frame};
@@ -19,9 +19,10 @@ const MAX_DELAY: Duration = Duration::from_secs(60);
 
 type Ids = Arc<Mutex<BTreeMap<String, u32>>>;
 
-/// Serves until the process ends.
+/// Serves until the process ends: at the same port, datagrams are sent back.
 pub(crate) async fn serve(listen: SocketAddr) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
+    tokio::spawn(send_back(UdpSocket::bind(listener.local_addr()?).await?));
     let ids = Ids::default();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -32,6 +33,16 @@ pub(crate) async fn serve(listen: SocketAddr) -> io::Result<()> {
             let _ = converse(Connection::new(stream), &ids).await;
             drop(place);
         });
+    }
+}
+
+async fn send_back(socket: UdpSocket) {
+    let mut datagram = vec![0; 1 << 16];
+    loop {
+        // An error tells of a client that is gone.
+        if let Ok((length, from)) = socket.recv_from(&mut datagram).await {
+            let _ = socket.send_to(datagram.get(..length).unwrap_or_default(), from).await;
+        }
     }
 }
 

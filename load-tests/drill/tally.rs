@@ -22,15 +22,18 @@ pub(crate) enum Class {
     Post,
     /// Echoes over a WebSocket.
     WebSocket,
+    /// Datagrams there and back, half of them in sessions that last.
+    Datagram,
 }
 
 impl Class {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::KeepAlive, "keep-alive GET"),
         (Self::NewConnection, "new-connection GET"),
         (Self::Slow, "slow response"),
         (Self::Post, "POST exactly once"),
         (Self::WebSocket, "WebSocket echo"),
+        (Self::Datagram, "UDP there and back"),
     ];
 }
 
