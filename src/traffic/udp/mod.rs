@@ -302,7 +302,7 @@ impl Lane {
         if open >= most.saturating_add(most / 8).saturating_add(1) {
             return Err(Drop::TooMany);
         }
-        let oldest = desk.table.give_up_oldest().ok_or(Drop::TooMany)?;
+        let oldest = desk.table.give_up_oldest(|session| session.is_answered()).ok_or(Drop::TooMany)?;
         oldest.end();
         self.shared.meters.evicted();
         Ok(())

@@ -16,6 +16,9 @@ const NONE: u32 = u32::MAX;
 /// Room for so many sessions is kept when the last one is over.
 const KEPT_SLOTS: usize = 1024;
 
+/// So many of the oldest are looked at for one that nobody waits for.
+const NEAR_BY: usize = 16;
+
 /// Who is on the other end.
 pub(super) trait Client: Copy + Eq + Hash {
     /// Its address.
@@ -110,11 +113,17 @@ impl<C: Client, S> Table<C, S> {
         self.places.insert(client, at);
     }
 
-    /// Takes out the session whose client has been silent for longest, of those that may be given up.
-    pub(super) fn give_up_oldest(&mut self) -> Option<S> {
-        let slot = self.slots.get(self.fresh.first as usize)?;
-        let (client, _) = slot.taken.as_ref()?;
-        self.remove(&client.clone(), |_| true)
+    /// Takes out the session whose client has been silent for longest, of those that may be given up; if there is one near by that
+    /// `has_heard_us`, then that one, as nobody waits for anything there.
+    pub(super) fn give_up_oldest(&mut self, has_heard_us: impl Fn(&S) -> bool) -> Option<S> {
+        let slot = |at: u32| self.slots.get(at as usize);
+        let oldest = std::iter::successors(Some(self.fresh.first), |at| slot(*at).map(|slot| slot.next));
+        let mut sessions = oldest.map_while(slot).filter_map(|slot| slot.taken.as_ref());
+        let first = sessions.next()?;
+        let heard = |(_, session): &&(C, S)| has_heard_us(session);
+        let (client, _) = std::iter::once(first).chain(sessions.take(NEAR_BY)).find(heard).unwrap_or(first);
+        let client = *client;
+        self.remove(&client, |_| true)
     }
 
     /// Takes out the session of a client, if it is the one that is meant.
@@ -217,11 +226,21 @@ mod tests {
         }
         table.touch(&client(1, 1), |_| false);
         table.touch(&client(2, 1), |_| true);
-        assert_eq!(table.give_up_oldest(), Some(3));
-        assert_eq!(table.give_up_oldest(), Some(4));
-        assert_eq!(table.give_up_oldest(), Some(1));
-        assert_eq!((table.give_up_oldest(), table.len()), (None, 1));
+        assert_eq!(table.give_up_oldest(|_| true), Some(3));
+        assert_eq!(table.give_up_oldest(|_| true), Some(4));
+        assert_eq!(table.give_up_oldest(|_| true), Some(1));
+        assert_eq!((table.give_up_oldest(|_| true), table.len()), (None, 1));
         assert_eq!(table.touch(&client(2, 1), |_| false), Some(&2));
+    }
+
+    #[test]
+    fn who_waits_for_an_answer_is_given_up_last() {
+        let mut table = Table::new(100);
+        (1..=3).for_each(|last| table.insert(client(last, 1), last));
+        assert_eq!(table.give_up_oldest(|session| *session == 2), Some(2));
+        assert_eq!(table.give_up_oldest(|_| false), Some(1));
+        (10..50).for_each(|last| table.insert(client(last, 1), last));
+        assert_eq!(table.give_up_oldest(|session| *session == 49), Some(3), "too far away");
     }
 
     #[test]
@@ -233,12 +252,12 @@ mod tests {
         }
         table.insert(client(2, 9), 9);
         table.touch(&client(2, 9), |_| true);
-        assert_eq!((table.give_up_oldest(), table.give_up_oldest()), (Some(3), None));
+        assert_eq!((table.give_up_oldest(|_| true), table.give_up_oldest(|_| true)), (Some(3), None));
         // Whose session ends makes room in its share.
         table.remove(&client(1, 1), |_| true);
         table.insert(client(1, 4), 4);
         table.touch(&client(1, 4), |_| true);
-        assert_eq!(table.give_up_oldest(), None);
+        assert_eq!(table.give_up_oldest(|_| true), None);
         let v6 = |text: &str| source(text.parse().unwrap());
         assert_eq!(v6("[2001:db8::1]:1"), v6("[2001:db8::ffff:1]:2"));
         assert_ne!(v6("[2001:db8:0:1::1]:1"), v6("[2001:db8::1]:1"));
@@ -283,7 +302,7 @@ mod tests {
                     _ => {
                         let oldest = (!order.is_empty()).then(|| order.remove(0));
                         oldest.map(|port| model.remove(&port));
-                        prop_assert_eq!(table.give_up_oldest(), oldest);
+                        prop_assert_eq!(table.give_up_oldest(|_| true), oldest);
                     }
                 }
                 prop_assert_eq!(table.len(), model.len());
