@@ -127,6 +127,8 @@ mod memory {
         }
 
         pub(super) fn be_frugal() {
+            // Where the system gives them to everybody, they are filled up with memory that was given back. mimalloc says so itself.
+            let _ = rustix::thread::disable_transparent_huge_pages(true);
             // SAFETY: two numbers go in; it is the first thread, and there is no other yet.
             unsafe { mallopt(TRIM_THRESHOLD, KEPT_BYTES) };
         }

@@ -140,18 +140,24 @@ impl<'a> Model<'a> {
     fn users_of_middleware(&self, name: &Name) -> Vec<&'a Name> {
         let routers = &self.applied.routing.http.routers;
         let users = self.middleware_users.get_or_init(|| {
-            users(routers.iter().flat_map(|(name, router)| router.middlewares.iter().map(move |used| (used, name))))
+            users(
+                routers
+                    .iter()
+                    .flat_map(|(name, router)| router.common.middlewares.iter().map(move |used| (used, name))),
+            )
         });
         users.get(name).cloned().unwrap_or_default()
     }
 
     fn router(&self, name: &Name, router: &Router) -> Value {
         let mut object = as_written(router);
-        let entry_points =
-            if router.entry_points.is_empty() { &self.about.default_entry_points } else { &router.entry_points[..] };
+        let entry_points = match &router.common.entry_points[..] {
+            [] => &self.about.default_entry_points[..],
+            named => named,
+        };
         let is_there = |name: &&Name| self.about.entry_points.iter().any(|known| known["name"] == name.as_str());
         let using: Vec<&Name> = entry_points.iter().filter(is_there).collect();
-        let priority = match router.priority {
+        let priority = match router.common.priority {
             None | Some(0) => router.rule.len() as i64,
             Some(priority) => priority,
         };

@@ -319,7 +319,7 @@ impl Default for Observability {
 }
 
 /// How much of a request is traced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum TraceVerbosity {
     /// The request, and the attempts to serve it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde::Serialize;
 
 use super::deserialize::{IS_MISSING, Read, follows_from};
@@ -110,18 +111,27 @@ pub type NameList = Arc<Vec<Name>>;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Router {
+    /// What many routers say alike.
+    #[serde(flatten)]
+    pub common: Arc<Common>,
+    /// Where its requests go. Qualified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<Name>,
+    /// Which requests are meant.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub rule: ArcStr,
+}
+
+/// What many routers say alike: those that do share it, and each of a million holds only one pointer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Common {
     /// Where its requests come in; empty means the default entry points. Not qualified.
     #[serde(skip_serializing_if = "is_empty")]
     pub entry_points: NameList,
     /// What happens on the way, in order. Qualified.
     #[serde(skip_serializing_if = "is_empty")]
     pub middlewares: NameList,
-    /// Where its requests go. Qualified.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<Name>,
-    /// Which requests are meant.
-    #[serde(skip_serializing_if = "str::is_empty")]
-    pub rule: Arc<str>,
     /// Language of the rule, if it is not the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule_syntax: Option<RuleSyntax>,
@@ -142,41 +152,40 @@ const PRIORITY_LIMIT: i64 = i64::MAX - 1000;
 impl Router {
     /// Reads a router out of a checked tree. By hand and not by serde, because there may be a million of them.
     pub(super) fn read(node: &Node, sources: &Sources, names: &mut Names) -> Read<Self> {
-        let mut router = Self {
+        let mut common = Common {
             entry_points: names.empty_list(),
             middlewares: names.empty_list(),
-            service: None,
-            rule: "".into(),
             rule_syntax: None,
             priority: None,
             tls: None,
             observability: Observability::default(),
         };
+        let (mut service, mut rule) = (None, ArcStr::new());
         let mut problems = Problems::new();
         for (key, node) in node.entries() {
             match (&*key.name, &node.value) {
-                ("entryPoints", _) => router.entry_points = names.read_list(node),
-                ("middlewares", _) => router.middlewares = names.read_list(node),
-                ("service", Value::Str(text)) => router.service = Some(names.read(text)).filter(|_| !text.is_empty()),
-                ("rule", Value::Str(text)) => router.rule = (&**text).into(),
+                ("entryPoints", _) => common.entry_points = names.read_list(node),
+                ("middlewares", _) => common.middlewares = names.read_list(node),
+                ("service", Value::Str(text)) => service = Some(names.read(text)).filter(|_| !text.is_empty()),
+                ("rule", Value::Str(text)) => rule = (&**text).into(),
                 ("ruleSyntax", Value::Str(text)) => {
                     let read = read_syntax(text).map_err(|problem| problem.placed(sources.place(node.span)));
-                    router.rule_syntax = problems.keep(read).flatten();
+                    common.rule_syntax = problems.keep(read).flatten();
                 }
                 ("priority", Value::Int(priority)) => {
                     let read = read_priority(*priority).map_err(|problem| problem.placed(sources.place(node.span)));
-                    router.priority = problems.keep(read).flatten();
+                    common.priority = problems.keep(read).flatten();
                 }
-                ("tls", _) => router.tls = Some(Box::new(RouterTls::read(node, names))),
-                ("observability", _) => router.observability = Observability::read(node),
+                ("tls", _) => common.tls = Some(Box::new(RouterTls::read(node, names))),
+                ("observability", _) => common.observability = Observability::read(node),
                 _ => {}
             }
         }
-        if router.rule.trim().is_empty() {
+        if rule.trim().is_empty() {
             problems.push(Problem::at("rule", IS_MISSING).placed(sources.place(node.span)));
             return Read { object: None, problems };
         }
-        Read { object: Some(router), problems }
+        Read { object: Some(Self { common: names.share_common(common), service, rule }), problems }
     }
 }
 
@@ -198,7 +207,7 @@ fn read_syntax(text: &str) -> Result<Option<RuleSyntax>, Problem> {
 }
 
 /// What is recorded about a router's requests. What is not set is as the entry point says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Observability {
     /// Whether requests are written to the access log.

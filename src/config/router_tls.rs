@@ -11,7 +11,7 @@ use crate::units::Name;
 const DEFAULT_OPTIONS: &str = "default";
 
 /// What a router asks of TLS.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RouterTls {
     /// Name of its TLS options; `None` are the default ones. Qualified, but for those of an entry point.

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::check::{BrokenObject, Checked};
 use super::deserialize::{IS_MISSING, Read, follows_from, from_node};
-use super::http::{Broken, Http, NameList, Remains, Router};
+use super::http::{Broken, Common, Http, NameList, Remains, Router};
 use super::tls::{self, Tls};
 use super::tree::{Node, Sources, Value};
 use super::udp::{self, Udp};
@@ -237,11 +237,12 @@ fn settings<T: DeserializeOwned>(node: &Node, sources: &Sources, _: &mut Names) 
     from_node(node, sources)
 }
 
-/// Equal names and lists of names are kept once: a million routers say the same few things.
+/// Equal names, lists of names and what else is said alike are kept once: a million routers say the same few things.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     names: hashbrown::HashSet<Name, ahash::RandomState>,
     lists: hashbrown::HashSet<NameList, ahash::RandomState>,
+    commons: hashbrown::HashSet<Arc<Common>, ahash::RandomState>,
     empty: NameList,
 }
 
@@ -252,6 +253,10 @@ impl Names {
 
     pub(super) fn read(&mut self, text: &str) -> Name {
         self.names.get_or_insert_with(text, |text| Name::from(text)).clone()
+    }
+
+    pub(super) fn share_common(&mut self, common: Common) -> Arc<Common> {
+        self.commons.get_or_insert_with(&common, |common| Arc::new(common.clone())).clone()
     }
 
     pub(super) fn empty_list(&self) -> NameList {

@@ -229,6 +229,9 @@ impl ServiceMeters {
 
     /// Counts an attempt after the first one.
     pub fn record_retry(&self) {
+        if !self.is_counted() {
+            return;
+        }
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -237,6 +240,9 @@ impl ServiceMeters {
     /// A server that [`ServiceMeters::set_servers`] did not name is ignored: it is the last word of a check of a pool that
     /// has been replaced.
     pub fn set_server_up(&self, url: &str, up: bool) {
+        if !self.is_counted() {
+            return;
+        }
         let mut servers = self.servers.lock();
         let servers = servers.get_or_insert_default();
         match servers.up.get_mut(url) {
@@ -248,10 +254,18 @@ impl ServiceMeters {
 
     /// Says which servers there are. New ones count as up; those that are not named lose their series.
     pub fn set_servers<'u>(&self, urls: impl IntoIterator<Item = &'u str>) {
+        if !self.is_counted() {
+            return;
+        }
         let mut servers = self.servers.lock();
         let servers = servers.get_or_insert_default();
         let up = urls.into_iter().map(|url| (url.into(), servers.up.get(url).copied().unwrap_or(true))).collect();
         **servers = Servers { up, complete: true };
+    }
+
+    /// Whether anybody asked for it. If not, all services share one of these, and it learns nothing.
+    fn is_counted(&self) -> bool {
+        self.meter.shape.is_some()
     }
 
     pub(super) fn retries(&self) -> u64 {

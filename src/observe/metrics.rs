@@ -38,6 +38,8 @@ pub struct Metrics {
     pub(super) services: Mutex<Table<ServiceMeters>>,
     pub(super) udp_entry_points: Mutex<Table<DatagramMeters>>,
     pub(super) udp_services: Mutex<Table<DatagramMeters>>,
+    /// What all services have if they are not counted.
+    uncounted: Arc<ServiceMeters>,
     pub(super) process: Counters,
 }
 
@@ -106,6 +108,7 @@ impl Metrics {
             services: Mutex::default(),
             udp_entry_points: Mutex::default(),
             udp_services: Mutex::default(),
+            uncounted: Arc::default(),
             process: Counters::default(),
         }
     }
@@ -132,7 +135,7 @@ impl Metrics {
     pub fn service(&self, name: &str) -> Arc<ServiceMeters> {
         match self.shape.as_ref().filter(|_| self.scopes.services) {
             Some(shape) => self.services.lock().find((name, ""), || ServiceMeters::new(name, Some(shape.clone()))),
-            None => Arc::default(),
+            None => self.uncounted.clone(),
         }
     }
 

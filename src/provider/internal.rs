@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Routing;
 use crate::config::entry_points::{EntryPoint, Redirection};
-use crate::config::http::{Http, Observability, Router};
+use crate::config::http::{Common, Http, Observability, Router};
 use crate::config::install::{INTERNAL_ENTRY_POINT, Install, RuleSyntax};
 use crate::middleware;
 use crate::problem::{Problem, Problems};
@@ -70,14 +70,16 @@ impl Own {
         middlewares: Vec<Name>,
     ) {
         let router = Router {
-            entry_points: vec![Name::from(entry_point)].into(),
-            middlewares: middlewares.into(),
+            common: Arc::new(Common {
+                entry_points: vec![Name::from(entry_point)].into(),
+                middlewares: middlewares.into(),
+                rule_syntax: Some(RuleSyntax::V3),
+                priority: Some(priority),
+                tls: None,
+                observability: Observability::default(),
+            }),
             service: Some(Name::from(service)),
             rule: rule.into(),
-            rule_syntax: Some(RuleSyntax::V3),
-            priority: Some(priority),
-            tls: None,
-            observability: Observability::default(),
         };
         self.http.routers.insert(Name::qualified(name, NAME), Arc::new(router));
     }
@@ -141,7 +143,7 @@ mod tests {
         let (routing, problems) = routing(&install);
         assert!(problems.is_empty());
         let router = &routing.http.routers["web-to-websecure@internal"];
-        assert_eq!(router.middlewares[0].as_str(), "redirect-web-to-websecure@internal");
+        assert_eq!(router.common.middlewares[0].as_str(), "redirect-web-to-websecure@internal");
         assert!(routing.http.middlewares.contains_key("redirect-web-to-websecure@internal"));
     }
 }

@@ -45,10 +45,10 @@ pub struct Settings {
     pub load_balancer: Option<pool::Settings>,
     /// Services in weighted turns.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub weighted: Option<weighted::Settings>,
+    pub weighted: Option<Box<weighted::Settings>>,
     /// Middlewares that run after those of the router.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub middlewares: Vec<Name>,
+    #[serde(skip_serializing_if = "<[Name]>::is_empty")]
+    pub middlewares: Box<[Name]>,
 }
 
 /// The one kind that a service is of.
@@ -182,6 +182,19 @@ mod tests {
 
     pub(super) fn pool(json: &str) -> Arc<ServerPool> {
         build(json, None).unwrap()
+    }
+
+    #[test]
+    fn what_there_is_of_each_is_small() {
+        for (name, bytes, most) in [
+            ("settings of a service", size_of::<Settings>(), 112),
+            ("service", size_of::<Service>(), 24),
+            ("pool", size_of::<ServerPool>(), 264),
+            ("server", size_of::<Server>(), 216),
+        ] {
+            assert!(bytes <= most, "{name}: {bytes}");
+        }
+        assert!(align_of::<ServerPool>() <= 16, "what has to stand alone on its cache lines stands elsewhere");
     }
 
     #[test]

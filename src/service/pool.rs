@@ -35,21 +35,21 @@ pub(super) const SERVERS_LIMIT: usize = 10_000;
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     /// The servers.
-    pub servers: Vec<server::Settings>,
+    pub servers: Box<[server::Settings]>,
     /// How one of them is picked.
     pub strategy: Kind,
     /// What `hrw` and `ketama` tell clients apart by.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hash_key: Option<hash_key::Settings>,
+    pub hash_key: Option<Box<hash_key::Settings>>,
     /// Keeps each client with the server it was first sent to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sticky: Option<sticky::Settings>,
+    pub sticky: Option<Box<sticky::Settings>>,
     /// Probes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub health_check: Option<health::Settings>,
+    pub health_check: Option<Box<health::Settings>>,
     /// What requests themselves tell of a server's health.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub passive_health_check: Option<passive_health::Settings>,
+    pub passive_health_check: Option<Box<passive_health::Settings>>,
     /// Whether servers see the client's `Host` (the default) or their own.
     pub pass_host_header: bool,
     /// How answers are passed on.
@@ -62,7 +62,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            servers: Vec::new(),
+            servers: Box::default(),
             strategy: Kind::default(),
             hash_key: None,
             sticky: None,
@@ -110,16 +110,17 @@ pub struct ServerPool {
     name: Name,
     members: Box<[Member]>,
     strategy: AnyStrategy,
-    key: HashKey,
-    sticky: Option<Sticky>,
-    plan: Option<Plan>,
+    /// `None`: the client's address.
+    key: Option<Box<HashKey>>,
+    sticky: Option<Box<Sticky>>,
+    plan: Option<Box<Plan>>,
     /// The window of passive health, in milliseconds.
     window: Option<u64>,
     pass_host_header: bool,
     flush_interval: Duration,
     /// As written, for the pool that follows.
-    health_check: Option<health::Settings>,
-    passive: Option<passive_health::Settings>,
+    health_check: Option<Box<health::Settings>>,
+    passive: Option<Box<passive_health::Settings>>,
     transport: Arc<Transport>,
     /// What is told of it.
     pub meters: Arc<ServiceMeters>,
@@ -163,7 +164,7 @@ impl ServerPool {
     ///
     /// # Errors
     /// As for [`ServerPool::build`].
-    pub fn check(name: &Name, settings: &Settings, transport: &Transport) -> Result<(), Problems> {
+    pub fn check(name: &Name, settings: &Settings, transport: &Arc<Transport>) -> Result<(), Problems> {
         Parts::read(name, settings, transport, None).map(drop)
     }
 
@@ -186,7 +187,8 @@ impl ServerPool {
             Some(bound) if !tried.contains(&self.members[bound.index].server.id()) => bound.index,
             // Up, but it failed this very request: another may serve this one, and the client keeps its server.
             bound => {
-                let key = if self.strategy.needs_key() { self.key.hash(request, exchange) } else { FNV_START };
+                let key = self.key.as_deref().unwrap_or(&HashKey::ClientIp);
+                let key = if self.strategy.needs_key() { key.hash(request, exchange) } else { FNV_START };
                 let picked = self.pick(&Field { members: &self.members, tried, key, now });
                 picked.or(bound.map(|bound| bound.index)).ok_or(Fault::NoServer)?
             }
@@ -238,7 +240,7 @@ impl ServerPool {
     }
 
     pub(super) fn plan(&self) -> Option<&Plan> {
-        self.plan.as_ref()
+        self.plan.as_deref()
     }
 
     /// Whether its servers are spoken to over `transport`, and no other.
@@ -263,6 +265,7 @@ impl ServerPool {
                 self.members.iter().for_each(|member| member.server.health.hurry());
             }
         }
+        self.meters.set_servers(self.members.iter().map(|member| member.server.url()));
         let mut running = self.tasks.running.lock();
         for (index, Member { server, .. }) in self.members.iter().enumerate() {
             let pool = Arc::downgrade(self);
@@ -287,14 +290,15 @@ impl ServerPool {
 
     /// Whether there is a server whose name was never asked for.
     pub fn is_waiting_for_addresses(&self) -> bool {
-        self.tasks.unanswered.load(Ordering::Acquire) > 0
+        self.tasks.first_answers.as_ref().is_some_and(|first| first.unanswered.load(Ordering::Acquire) > 0)
     }
 
     /// Waits until every server's name has been asked for once, but not for long. Before that, such a server is down.
     pub async fn addresses_asked(&self) {
+        let Some(first) = &self.tasks.first_answers else { return };
         let asked = async {
             loop {
-                let answer = self.tasks.answer.notified();
+                let answer = first.answer.notified();
                 if !self.is_waiting_for_addresses() {
                     return;
                 }
@@ -306,9 +310,10 @@ impl ServerPool {
 
     /// Notes that a name server was asked, for the first time or again.
     pub(super) fn note_answer(&self) {
+        let Some(first) = &self.tasks.first_answers else { return };
         let less = |unanswered: usize| unanswered.checked_sub(1);
-        let _ = self.tasks.unanswered.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
-        self.tasks.answer.notify_waiters();
+        let _ = first.unanswered.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less);
+        first.answer.notify_waiters();
     }
 
     /// Tells the log and the meters that a server went up or down.
@@ -391,6 +396,12 @@ struct Tasks {
     running: Mutex<Vec<AbortHandle>>,
     /// Whose tasks end when these start.
     previous: Weak<ServerPool>,
+    /// `None`: no server's name had to be asked for when the pool was built.
+    first_answers: Option<Box<FirstAnswers>>,
+}
+
+/// How far the first questions for the names of servers have come.
+struct FirstAnswers {
     /// Servers whose name was never asked for.
     unanswered: AtomicUsize,
     answer: Notify,
@@ -402,30 +413,30 @@ impl Tasks {
             handle: OnceLock::new(),
             running: Mutex::new(Vec::new()),
             previous: previous.map(Arc::downgrade).unwrap_or_default(),
-            unanswered: AtomicUsize::new(unanswered),
-            answer: Notify::new(),
+            first_answers: (unanswered > 0)
+                .then(|| Box::new(FirstAnswers { unanswered: AtomicUsize::new(unanswered), answer: Notify::new() })),
         }
     }
 }
 
 /// What a pool is made of, read and checked.
 struct Parts {
-    plan: Option<Plan>,
+    plan: Option<Box<Plan>>,
     window: Option<u64>,
     members: Box<[Member]>,
-    sticky: Option<Sticky>,
-    key: HashKey,
+    sticky: Option<Box<Sticky>>,
+    key: Option<Box<HashKey>>,
 }
 
 impl Parts {
     fn read(
         name: &Name,
         settings: &Settings,
-        transport: &Transport,
+        transport: &Arc<Transport>,
         previous: Option<&Arc<ServerPool>>,
     ) -> Result<Self, Problems> {
-        let plan = settings.health_check.as_ref().map(Plan::build).transpose();
-        let window = settings.passive_health_check.as_ref().map(passive_health::Settings::window_millis).transpose();
+        let plan = settings.health_check.as_deref().map(Plan::build).transpose();
+        let window = settings.passive_health_check.as_deref().map(passive_health::Settings::window_millis).transpose();
         let cookie = settings.sticky.as_ref().and_then(|sticky| sticky.cookie.as_ref());
         let urls: Vec<_> = settings.servers.iter().map(|server| &*server.url).collect();
         let sticky = cookie.map(|cookie| Sticky::build(cookie, name.as_str(), &urls)).transpose();
@@ -436,14 +447,14 @@ impl Parts {
             plan.map_err(|problems| problems.under("healthCheck")),
             window.map_err(|problems| problems.under("passiveHealthCheck")),
         ))?;
-        Ok(Self { plan, window, members, sticky, key })
+        Ok(Self { plan: plan.map(Box::new), window, members, sticky: sticky.map(Box::new), key })
     }
 }
 
 /// The members as written; servers that `previous` has are kept, each at most once.
 fn members(
     settings: &Settings,
-    transport: &Transport,
+    transport: &Arc<Transport>,
     previous: Option<&Arc<ServerPool>>,
 ) -> Result<Box<[Member]>, Problems> {
     if settings.servers.len() > SERVERS_LIMIT {
@@ -456,7 +467,7 @@ fn members(
     }
     each(settings.servers.iter().enumerate().map(|(at, written)| {
         let fresh = Server::build(written, transport).map_err(|problems| problems.under(&format!("servers[{at}]")))?;
-        let old = known.get_mut(written.url.as_str()).and_then(Vec::pop);
+        let old = known.get_mut(&*written.url).and_then(Vec::pop);
         let old = old.filter(|old| old.server.is_same(written, transport));
         let kept = old.and_then(|old| old.failures.clone()).filter(|_| passive_is_same);
         let server = old.map_or_else(|| Arc::new(fresh), |old| old.server.clone());
@@ -469,12 +480,12 @@ fn members(
 }
 
 /// What clients are told apart by; only where a strategy asks for it.
-fn hash_key(settings: &Settings) -> Result<HashKey, Problem> {
-    let Some(written) = &settings.hash_key else { return Ok(HashKey::ClientIp) };
+fn hash_key(settings: &Settings) -> Result<Option<Box<HashKey>>, Problem> {
+    let Some(written) = &settings.hash_key else { return Ok(None) };
     if !matches!(settings.strategy, Kind::Hrw | Kind::Ketama) {
         return Err(Problem::at("hashKey", "is only looked at by the strategies `hrw` and `ketama`"));
     }
-    HashKey::build(written).map_err(|problem| problem.under("hashKey"))
+    HashKey::build(written).map(Box::new).map(Some).map_err(|problem| problem.under("hashKey"))
 }
 
 #[cfg(test)]

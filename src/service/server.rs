@@ -3,9 +3,10 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration as Span, Instant};
 
+use arcstr::ArcStr;
 use http::HeaderValue;
 use parking_lot::Mutex;
 use pingora::protocols::ALPN;
@@ -32,7 +33,7 @@ pub const WEIGHT_LIMIT: i64 = 1_000_000;
 pub struct Settings {
     /// `http://host:port`, `https://…`, or `h2c://…` for HTTP/2 without TLS.
     #[serde(default)]
-    pub url: String,
+    pub url: ArcStr,
     /// Its share of the requests. Zero or less: none but those of its sticky clients.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub weight: i64,
@@ -58,19 +59,21 @@ const fn is_false(written: &bool) -> bool {
 /// A server. It outlives reloads that leave its URL and transport as they are.
 pub struct Server {
     id: u64,
-    url: Box<str>,
-    host_header: HeaderValue,
+    url: ArcStr,
+    /// Made when it is asked for: most servers are sent the client's.
+    host_header: OnceLock<Box<HeaderValue>>,
     base_path: Option<Box<str>>,
     addresses: Addresses,
-    transport: u64,
-    template: HttpPeer,
-    idle_limit: Option<usize>,
-    idle: Arc<Idle>,
+    transport: Arc<Transport>,
+    protocol: Protocol,
+    /// What of the URL a connection needs besides the addresses, for TLS: the name to send and to look for.
+    sni: Option<Box<str>>,
+    idle: OnceLock<Arc<Idle>>,
     in_flight: AtomicUsize,
     pub(super) health: health::State,
     /// Passive health: no requests before this time, in milliseconds of [`millis`].
     left_alone_until: AtomicU64,
-    last_error: Mutex<Option<Arc<str>>>,
+    last_error: Mutex<Option<ArcStr>>,
     pub(super) latency: least_time::Latency,
     pub(super) vigour: drr::Vigour,
 }
@@ -80,18 +83,18 @@ impl Server {
     ///
     /// # Errors
     /// If the URL is not one of a server, or the weight has no meaning.
-    pub fn build(settings: &Settings, transport: &Transport) -> Result<Self, Problems> {
-        let ((), (url, host_header)) = all((check_weight(settings.weight), read_url(&settings.url)))?;
+    pub fn build(settings: &Settings, transport: &Arc<Transport>) -> Result<Self, Problems> {
+        let ((), (url, _)) = all((check_weight(settings.weight), read_url(&settings.url)))?;
         Ok(Self {
             id: fnv1a(FNV_START, settings.url.as_bytes()),
-            url: settings.url.as_str().into(),
-            host_header,
+            url: settings.url.clone(),
+            host_header: OnceLock::new(),
             base_path: url.path.filter(|_| settings.preserve_path).map(Box::from),
             addresses: Addresses::new(url.host, url.port),
-            transport: transport.identity(),
-            template: template(&url, transport),
-            idle_limit: transport.idle_limit,
-            idle: Arc::default(),
+            transport: transport.clone(),
+            protocol: url.protocol,
+            sni: sni(&url, transport).map(Box::from),
+            idle: OnceLock::new(),
             in_flight: AtomicUsize::new(0),
             health: health::State::default(),
             left_alone_until: AtomicU64::new(0),
@@ -104,7 +107,7 @@ impl Server {
     /// Whether `settings` over `transport` describe this very server, whatever its weight.
     pub fn is_same(&self, settings: &Settings, transport: &Transport) -> bool {
         *self.url == *settings.url
-            && self.transport == transport.identity()
+            && self.transport.identity() == transport.identity()
             && self.base_path.is_some()
                 == (settings.preserve_path && Url::parse(&self.url).is_ok_and(|u| u.path.is_some()))
     }
@@ -121,7 +124,11 @@ impl Server {
 
     /// Its own host and port, for requests that must not carry the client's.
     pub fn host_header(&self) -> &HeaderValue {
-        &self.host_header
+        self.host_header.get_or_init(|| {
+            // It was read once before.
+            let read = read_url(&self.url).map(|(_, host)| host);
+            Box::new(read.unwrap_or_else(|_| HeaderValue::from_static("")))
+        })
     }
 
     /// What comes before each request's path (`preservePath`); without a trailing slash.
@@ -140,26 +147,26 @@ impl Server {
     }
 
     /// What its last failed probe, failed resolution or passive health said. Kept until the server is well again.
-    pub fn last_error(&self) -> Option<Arc<str>> {
+    pub fn last_error(&self) -> Option<ArcStr> {
         self.last_error.lock().clone()
     }
 
     pub(super) fn set_last_error(&self, error: Option<&str>) {
-        *self.last_error.lock() = error.map(Arc::from);
+        *self.last_error.lock() = error.map(ArcStr::from);
     }
 
     /// An idle HTTP/1 connection to `address`, with nothing left of its last exchange.
     pub fn take_idle(&self, address: SocketAddr, now: Instant) -> Option<idle::Connection> {
-        self.idle.take(address, self.idle_bounds(), now)
+        self.idle.get()?.take(address, self.idle_bounds(), now)
     }
 
     /// Gives back a connection over which an exchange has come to its end.
     pub fn put_idle(&self, connection: idle::Connection, now: Instant) {
-        self.idle.put(connection, self.idle_bounds(), now);
+        self.idle.get_or_init(Arc::default).put(connection, self.idle_bounds(), now);
     }
 
     fn idle_bounds(&self) -> idle::Bounds {
-        idle::Bounds { most: self.idle_limit, longest: self.template.options.idle_timeout }
+        idle::Bounds { most: self.transport.idle_limit, longest: self.transport.idle_timeout() }
     }
 
     pub(super) fn addresses(&self) -> &Addresses {
@@ -201,8 +208,8 @@ impl Server {
         let found = self.addresses.found();
         let found = found.as_ref().ok_or(Fault::NoServer)?;
         let at = found.due(millis(now)).ok_or(Fault::NoServer)?;
-        let mut peer = Box::new(self.template.clone());
-        peer._address = PingoraAddr::Inet(found.list()[at]);
+        let sni = self.sni.as_deref().unwrap_or_default();
+        let mut peer = Box::new(peer(found.list()[at], (self.protocol, sni), &self.transport));
         if purpose == Purpose::Upgrade {
             // A protocol switch is HTTP/1.1's, on a connection of its own. Pingora's pool tells neither apart: the group key must.
             peer.options.alpn = ALPN::H1;
@@ -213,7 +220,7 @@ impl Server {
             peer.options.write_timeout = None;
         }
         // Whoever starts above the limit does not come back to the pool, so never more than that many lie idle.
-        if self.idle_limit.is_some_and(|limit| self.in_flight() > limit) {
+        if self.transport.idle_limit.is_some_and(|limit| self.in_flight() > limit) {
             peer.options.idle_timeout = Some(Span::ZERO);
         }
         Ok((peer, at))
@@ -231,8 +238,8 @@ impl Server {
         let own = Url::parse(&self.url)?;
         let text = plan.scheme.map(|scheme| format!("{scheme}://{}", own.authority));
         let url = text.as_deref().map_or(Ok(own), Url::parse)?;
-        let mut peer = template(&url, transport);
-        peer._address.set_port(plan.port.unwrap_or(url.port));
+        let unknown = SocketAddr::from(([0, 0, 0, 0], plan.port.unwrap_or(url.port)));
+        let mut peer = peer(unknown, (url.protocol, sni(&url, transport).unwrap_or_default()), transport);
         if peer.options.alpn == ALPN::H2H1 {
             peer.options.alpn = ALPN::H1;
         }
@@ -241,7 +248,7 @@ impl Server {
         peer.options.read_timeout = None;
         let host = match (&plan.host, plan.port) {
             (Some(host), _) => host.clone(),
-            (None, None) => self.host_header.clone(),
+            (None, None) => self.host_header().clone(),
             (None, Some(port)) => {
                 let host = if url.host.contains(':') {
                     format!("[{}]:{port}", url.host)
@@ -282,25 +289,26 @@ pub(super) enum Purpose {
     Upgrade,
 }
 
-fn template(url: &Url<'_>, transport: &Transport) -> HttpPeer {
+/// The name that is sent in TLS and looked for in the server's certificate. rustls verifies nothing for an empty name, so there always
+/// is one.
+fn sni<'a>(url: &Url<'a>, transport: &'a Transport) -> Option<&'a str> {
     let is_tls = url.protocol == Protocol::Https;
-    // rustls verifies nothing for an empty name, so there always is one.
-    let sni = if is_tls { transport.server_name.as_deref().unwrap_or(url.host).to_owned() } else { String::new() };
+    is_tls.then(|| transport.server_name.as_deref().unwrap_or(url.host))
+}
+
+/// Where and how to connect. Made anew for each request: it is large, and there may be many servers.
+fn peer(address: SocketAddr, (protocol, sni): (Protocol, &str), transport: &Transport) -> HttpPeer {
+    let is_tls = protocol == Protocol::Https;
     let mut options = transport.options();
-    options.alpn = match url.protocol {
-        Protocol::H2c => ALPN::H2,
-        Protocol::Https if transport.offers_h2 => ALPN::H2H1,
-        Protocol::Http | Protocol::Https => ALPN::H1,
-    };
+    let (alpn, group_key) = transport.manner(protocol);
+    options.alpn = alpn;
     if !is_tls {
         options.ca = None;
     }
-    // Pingora's pool looks neither at authorities nor at protocols: what must not be shared must differ here.
-    let group_key = fnv1a(transport.identity(), format!("{:?}", options.alpn).as_bytes());
     HttpPeer {
-        _address: PingoraAddr::Inet(SocketAddr::from(([0, 0, 0, 0], url.port))),
+        _address: PingoraAddr::Inet(address),
         scheme: if is_tls { Scheme::HTTPS } else { Scheme::HTTP },
-        sni,
+        sni: sni.to_owned(),
         proxy: None,
         client_cert_key: transport.client_certificate.clone().filter(|_| is_tls),
         group_key,
@@ -346,7 +354,7 @@ mod tests {
 
     fn server(url: &str, transport: &str) -> Server {
         let transport = Transport::build(&serde_json::from_str::<transport::Settings>(transport).unwrap()).unwrap();
-        Server::build(&Settings { url: url.to_owned(), weight: 1, preserve_path: true }, &transport).unwrap()
+        Server::build(&Settings { url: url.into(), weight: 1, preserve_path: true }, &transport).unwrap()
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
-use pingora::protocols::TcpKeepalive;
+use pingora::protocols::{ALPN, TcpKeepalive};
 use pingora::upstreams::peer::PeerOptions;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::RootCertStore;
@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::server::fnv1a;
+use super::url::Protocol;
 use crate::problem::{Problem, Problems, all, each, refuse};
 use crate::units::{Duration, Secret, pem};
 
@@ -111,6 +113,8 @@ pub struct Transport {
     pub(super) idle_limit: Option<usize>,
     options: PeerOptions,
     identity: u64,
+    /// Keys for Pingora's pool: with HTTP/1, with HTTP/2 if TLS offers it, with HTTP/2.
+    group_keys: [u64; 3],
 }
 
 impl Transport {
@@ -140,19 +144,37 @@ impl Transport {
         if settings.max_idle_conns_per_host < 0 {
             options.idle_timeout = Some(Span::ZERO);
         }
+        let identity = first_word(&identity.finalize());
         Ok(Arc::new(Self {
             server_name: Some(settings.server_name.as_str()).filter(|name| !name.is_empty()).map(Box::from),
             client_certificate: client_certificate.map(Arc::new),
             offers_h2: settings.disable_http2 == Some(false),
             idle_limit: usize::try_from(settings.max_idle_conns_per_host).ok().filter(|limit| *limit > 0),
             options,
-            identity: first_word(&identity.finalize()),
+            group_keys: [ALPN::H1, ALPN::H2H1, ALPN::H2].map(|alpn| fnv1a(identity, format!("{alpn:?}").as_bytes())),
+            identity,
         }))
     }
 
     /// A number that differs whenever trust, names or timeouts differ: connections are never shared across it.
     pub fn identity(&self) -> u64 {
         self.identity
+    }
+
+    /// What is spoken with a server of this protocol, and the key that such connections have in Pingora's pool: it looks neither at
+    /// authorities nor at protocols, so what must not be shared must differ there.
+    pub(super) fn manner(&self, protocol: Protocol) -> (ALPN, u64) {
+        let [h1, h2_or_h1, h2] = self.group_keys;
+        match protocol {
+            Protocol::H2c => (ALPN::H2, h2),
+            Protocol::Https if self.offers_h2 => (ALPN::H2H1, h2_or_h1),
+            Protocol::Http | Protocol::Https => (ALPN::H1, h1),
+        }
+    }
+
+    /// How long an idle connection is kept.
+    pub(super) fn idle_timeout(&self) -> Option<Span> {
+        self.options.idle_timeout
     }
 
     /// What every connection starts from.

@@ -11,7 +11,7 @@ pub mod route_table;
 mod udp;
 
 pub use door::Door;
-pub use route::{Condition, Route, Switches, Target};
+pub use route::{Rest, Route, Switches, Target};
 pub use udp::UdpRoute;
 
 use self::route_table::RouteTable;

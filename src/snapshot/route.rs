@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use arcstr::ArcStr;
+
 use crate::middleware::Chain;
 use crate::observe::meters::RouterMeters;
 use crate::rule::{Rule, Syntax};
@@ -16,16 +18,46 @@ use super::route_table::Routed;
 pub struct Route {
     /// Qualified name of the router.
     pub name: Name,
-    /// When it takes a request.
-    pub condition: Condition,
+    /// When it takes a request, as written.
+    pub rule: ArcStr,
     /// Larger wins; then the order of providers decides, then the name, so that it never depends on chance.
     pub priority: i64,
     /// Where its requests go.
     pub target: Target,
+    /// What most routes do without.
+    pub rest: Option<Box<Rest>>,
+}
+
+/// What only some routes have: of a million, each word counts.
+#[derive(Debug)]
+pub struct Rest {
+    /// The rule as read, where the index does not decide it. Otherwise it is a rule of hosts and paths in the current syntax, and
+    /// read again where it is asked for all the same.
+    pub asked: Option<Rule>,
     /// Counters of its own, if router labels are asked for.
     pub meters: Option<Arc<RouterMeters>>,
     /// What is told of its requests.
     pub switches: Switches,
+}
+
+impl Rest {
+    /// What a route has to keep; `None`: nothing.
+    pub fn new(asked: Option<Rule>, meters: Option<Arc<RouterMeters>>, switches: Switches) -> Option<Box<Self>> {
+        let is_needed = asked.is_some() || meters.is_some() || switches != Switches::default();
+        is_needed.then(|| Box::new(Self { asked, meters, switches }))
+    }
+}
+
+impl Route {
+    /// Counters of its own, if router labels are asked for.
+    pub fn meters(&self) -> Option<&Arc<RouterMeters>> {
+        self.rest.as_ref()?.meters.as_ref()
+    }
+
+    /// What is told of its requests.
+    pub fn switches(&self) -> Switches {
+        self.rest.as_ref().map(|rest| rest.switches).unwrap_or_default()
+    }
 }
 
 /// Where a route's requests go.
@@ -54,30 +86,18 @@ pub struct Switches {
     pub metrics: Option<bool>,
 }
 
-/// When a route takes a request. Most rules are hosts and paths: the index answers for them, so that they are kept as text alone
-/// and read again where they are asked for all the same.
-#[derive(Clone, Debug)]
-pub enum Condition {
-    /// A rule that the index decides, in the current syntax.
-    Indexed(Arc<str>),
-    /// A rule that looks at more.
-    Asked(Box<Rule>),
-}
-
-impl Condition {
-    /// The condition that `rule` is, which was written as `text`.
-    pub fn new(rule: Rule, text: &Arc<str>, syntax: Syntax) -> Self {
-        let is_decided = syntax == Syntax::V3 && rule.conjunctions().iter().all(|one| one.decided);
-        if is_decided { Self::Indexed(text.clone()) } else { Self::Asked(Box::new(rule)) }
-    }
+/// What has to be kept of a rule beside its text: nothing if the index decides it and it is in the current syntax.
+pub fn kept(rule: Rule, syntax: Syntax) -> Option<Rule> {
+    let is_decided = syntax == Syntax::V3 && rule.conjunctions().iter().all(|one| one.decided);
+    Some(rule).filter(|_| !is_decided)
 }
 
 impl Routed for Route {
     fn rule(&self) -> Cow<'_, Rule> {
-        match &self.condition {
-            Condition::Asked(rule) => Cow::Borrowed(rule),
+        match self.rest.as_ref().and_then(|rest| rest.asked.as_ref()) {
+            Some(rule) => Cow::Borrowed(rule),
             // It was read once before.
-            Condition::Indexed(text) => Cow::Owned(Rule::parse(text, Syntax::V3).unwrap_or_else(|_| Rule::never())),
+            None => Cow::Owned(Rule::parse(&self.rule, Syntax::V3).unwrap_or_else(|_| Rule::never())),
         }
     }
 }
@@ -88,6 +108,6 @@ mod tests {
 
     #[test]
     fn a_route_is_small() {
-        assert!(size_of::<Route>() <= 88, "{}", size_of::<Route>());
+        assert!(size_of::<Route>() <= 56, "{}", size_of::<Route>());
     }
 }

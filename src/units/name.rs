@@ -2,19 +2,19 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A name, cheap to clone. Qualified once its provider is known: `local@provider`.
 ///
 /// The last `@` parts the two, as Traefik does it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
+pub struct Name(ArcStr);
 
 impl Name {
     /// A name as written.
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
+    pub fn new(text: impl Into<ArcStr>) -> Self {
         Self(text.into())
     }
 
@@ -100,6 +100,11 @@ impl<'de> Deserialize<'de> for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_one_word() {
+        assert_eq!((size_of::<Name>(), size_of::<Option<Name>>()), (8, 8));
+    }
 
     #[test]
     fn the_last_at_sign_parts_name_and_provider() {

@@ -274,8 +274,8 @@ fn routers_are_read_compactly_and_written_back() {
             }
         })
     );
-    assert!(Arc::ptr_eq(&http.routers["a@file"].middlewares, &http.routers["b@file"].middlewares));
-    assert!(size_of::<crate::config::Router>() <= 80, "{}", size_of::<crate::config::Router>());
+    assert!(Arc::ptr_eq(&http.routers["a@file"].common.middlewares, &http.routers["b@file"].common.middlewares));
+    assert!(size_of::<crate::config::Router>() <= 24, "{}", size_of::<crate::config::Router>());
 }
 
 #[test]

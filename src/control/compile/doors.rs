@@ -114,7 +114,7 @@ impl Work<'_> {
 
     /// The TLS options that a router asks for at an entry point, if they are not the default ones.
     fn options(&self, entry_point: &EntryPointModel, name: &Name) -> Option<Name> {
-        let own = self.routing.http.routers.get(name).and_then(|router| router.tls.as_deref());
+        let own = self.routing.http.routers.get(name).and_then(|router| router.common.tls.as_deref());
         let asked: &RouterTls = own.or(entry_point.tls.as_ref())?;
         asked.options_within(name.provider().unwrap_or_default())
     }

@@ -15,7 +15,7 @@ use crate::problem::{Problem, Problems};
 use crate::rule::{Rule, Syntax};
 use crate::service::Service;
 use crate::snapshot::route_table::RouteTable;
-use crate::snapshot::{Condition, Route, Snapshot, Switches, Target};
+use crate::snapshot::{Rest, Route, Snapshot, Switches, Target, route};
 use crate::units::Name;
 
 use super::middlewares::{Bench, Gap};
@@ -171,7 +171,8 @@ struct Work<'a, 'b> {
 /// A rule that was read.
 #[derive(Clone)]
 struct Read {
-    condition: Condition,
+    /// What is kept of it beside its text.
+    asked: Option<Rule>,
     priority: i64,
 }
 
@@ -211,7 +212,7 @@ impl<'a> Work<'a, '_> {
                     route
                 }
             };
-            let is_for_tls = router.tls.is_some() || self.kit.entry_points[index].tls.is_some();
+            let is_for_tls = router.common.tls.is_some() || self.kit.entry_points[index].tls.is_some();
             let members = &mut self.members[index];
             if is_for_tls { members.tls.push(route) } else { members.plain.push(route) }
         }
@@ -262,11 +263,11 @@ impl<'a> Work<'a, '_> {
     /// Indices of the entry points that serve the router, each once.
     fn entry_points(&mut self, name: &Name, router: &Router) -> SmallVec<[usize; 4]> {
         let known = &self.kit.entry_points;
-        if router.entry_points.is_empty() {
+        if router.common.entry_points.is_empty() {
             return (0..known.len()).filter(|index| known[*index].is_default).collect();
         }
         let mut found = SmallVec::new();
-        for (position, wanted) in router.entry_points.iter().enumerate() {
+        for (position, wanted) in router.common.entry_points.iter().enumerate() {
             match known.iter().position(|entry_point| *entry_point.name == *wanted.as_str()) {
                 Some(index) if found.contains(&index) => {}
                 Some(index) => found.push(index),
@@ -313,19 +314,20 @@ impl<'a> Work<'a, '_> {
         if draft.read.is_none() {
             draft.read = Some(self.read(draft.name, draft.router)?);
         }
-        let Read { condition, priority } = draft.read.clone()?;
+        let Read { asked, priority } = draft.read.clone()?;
         let meters = match &target {
             Target::Service { name: service, .. } => self.kit.metrics.router(draft.name.as_str(), service.as_str()),
             Target::Disabled => None,
         };
-        let observability = &draft.router.observability;
+        let observability = &draft.router.common.observability;
         let switches = Switches { access_log: observability.access_logs, metrics: observability.metrics };
-        Some(Arc::new(Route { name: draft.name.clone(), condition, priority, target, meters, switches }))
+        let rest = Rest::new(asked, meters, switches);
+        Some(Arc::new(Route { name: draft.name.clone(), rule: draft.router.rule.clone(), priority, target, rest }))
     }
 
     /// Reads the router's rule. `None`: it cannot be used.
     fn read(&mut self, name: &Name, router: &Router) -> Option<Read> {
-        let syntax = match router.rule_syntax.unwrap_or(self.kit.default_syntax) {
+        let syntax = match router.common.rule_syntax.unwrap_or(self.kit.default_syntax) {
             RuleSyntax::V2 => Syntax::V2,
             RuleSyntax::V3 => Syntax::V3,
         };
@@ -343,7 +345,7 @@ impl<'a> Work<'a, '_> {
         if !doubts.is_empty() {
             self.doubt(name, doubts.into());
         }
-        let priority = match router.priority {
+        let priority = match router.common.priority {
             None | Some(0) => router.rule.len() as i64,
             Some(above) if above > MAX_USER_PRIORITY && !name.is_internal() => {
                 let message =
@@ -353,7 +355,7 @@ impl<'a> Work<'a, '_> {
             }
             Some(written) => written,
         };
-        Some(Read { condition: Condition::new(rule, &router.rule, syntax), priority })
+        Some(Read { asked: route::kept(rule, syntax), priority })
     }
 
     fn target(&mut self, draft: &Draft<'a>, model: Option<usize>, before: Option<&Arc<Route>>) -> Target {
@@ -388,7 +390,7 @@ impl<'a> Work<'a, '_> {
         let service = draft.router.service.as_ref().and_then(|service| self.routing.http.services.get(service));
         Lists {
             outer: model.map(|model| self.outer(model, draft.name)),
-            own: &draft.router.middlewares,
+            own: &draft.router.common.middlewares,
             inner: service.map_or(&[], |settings| &settings.middlewares),
         }
     }

@@ -108,6 +108,11 @@ fn what_nobody_asked_for_is_not_counted() {
     meters.record(&observation(&Method::GET));
     meters.meter.each(|_, _| panic!("counted"));
     assert!(meters.meter.book.get().is_none());
+    meters.record_retry();
+    meters.set_servers(["http://a"]);
+    meters.set_server_up("http://a", false);
+    meters.each_server(|url, _| panic!("{url}"));
+    assert_eq!(meters.retries(), 0);
 }
 
 #[test]
@@ -138,7 +143,7 @@ fn faults_and_refusals_count_each_for_itself() {
 
 #[test]
 fn servers_come_and_go() {
-    let meters = ServiceMeters::default();
+    let meters = ServiceMeters::new("web", shape());
     let servers = || {
         let mut seen = Vec::new();
         meters.each_server(|url, up| seen.push(format!("{url} {up}")));

@@ -69,7 +69,7 @@ mod tests {
         let shares = |weights: &[u32]| {
             let build = |(at, weight): (usize, &u32)| {
                 let url = format!("http://10.0.0.{}", at + 1);
-                let settings = server::Settings { url, weight: 1, preserve_path: false };
+                let settings = server::Settings { url: url.into(), weight: 1, preserve_path: false };
                 Member::new(Arc::new(Server::build(&settings, &transport).unwrap()), *weight, None)
             };
             let members: Vec<_> = weights.iter().enumerate().map(build).collect();

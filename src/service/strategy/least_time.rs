@@ -68,27 +68,42 @@ impl Strategy for LeastTime {
 
 /// Times to first byte of one server's last answers. Servers that no such strategy picks have no samples.
 #[derive(Debug, Default)]
-pub struct Latency {
-    samples: OnceLock<Box<[AtomicU32]>>,
+pub struct Latency(OnceLock<Box<Samples>>);
+
+#[derive(Debug)]
+struct Samples {
+    micros: [AtomicU32; SAMPLES],
     count: AtomicUsize,
     sum: AtomicU64,
     last: AtomicU64,
 }
 
+impl Default for Samples {
+    fn default() -> Self {
+        Self {
+            micros: [const { AtomicU32::new(0) }; SAMPLES],
+            count: AtomicUsize::new(0),
+            sum: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Latency {
     fn note(&self, micros: u32, now: u64) {
-        let samples = self.samples.get_or_init(|| (0..SAMPLES).map(|_| AtomicU32::new(0)).collect());
-        let at = self.count.fetch_add(1, Ordering::Relaxed) % SAMPLES;
-        let old = samples[at].swap(micros, Ordering::Relaxed);
-        self.sum.fetch_add(u64::from(micros).wrapping_sub(u64::from(old)), Ordering::Relaxed);
-        self.last.store(now, Ordering::Relaxed);
+        let samples = self.0.get_or_init(Box::default);
+        let at = samples.count.fetch_add(1, Ordering::Relaxed) % SAMPLES;
+        let old = samples.micros[at].swap(micros, Ordering::Relaxed);
+        samples.sum.fetch_add(u64::from(micros).wrapping_sub(u64::from(old)), Ordering::Relaxed);
+        samples.last.store(now, Ordering::Relaxed);
     }
 
     /// The mean, the smaller the longer ago the last answer was. `None` before the first one.
     fn expected_micros(&self, now: u64) -> Option<u64> {
-        let count = self.count.load(Ordering::Relaxed).min(SAMPLES) as u64;
-        let mean = self.sum.load(Ordering::Relaxed).checked_div(count)?;
-        let halvings = now.saturating_sub(self.last.load(Ordering::Relaxed)) / HALF_LIFE_MILLIS;
+        let samples = self.0.get()?;
+        let count = samples.count.load(Ordering::Relaxed).min(SAMPLES) as u64;
+        let mean = samples.sum.load(Ordering::Relaxed).checked_div(count)?;
+        let halvings = now.saturating_sub(samples.last.load(Ordering::Relaxed)) / HALF_LIFE_MILLIS;
         Some(mean.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0))
     }
 }

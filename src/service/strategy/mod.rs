@@ -145,7 +145,7 @@ pub(super) mod tests {
         let transport = Transport::build(&transport::Settings::default()).unwrap();
         let build = |(at, weight): (usize, &u32)| {
             let url = format!("http://10.0.{}.{}:80", at / 250, at % 250 + 1);
-            let settings = server::Settings { url, weight: 1, preserve_path: false };
+            let settings = server::Settings { url: url.into(), weight: 1, preserve_path: false };
             Member::new(Arc::new(Server::build(&settings, &transport).unwrap()), *weight, None)
         };
         weights.iter().enumerate().map(build).collect()

@@ -13,8 +13,8 @@ const TURNS_LIMIT: usize = 64;
 #[derive(Debug)]
 pub struct Wheel {
     order: Order,
+    /// None if nobody else has a turn.
     weights: Box<[u32]>,
-    cursor: Cursor,
 }
 
 /// Alone on its cache lines: it is written by every pick.
@@ -22,12 +22,24 @@ pub struct Wheel {
 #[repr(align(128))]
 struct Cursor(AtomicU64);
 
+impl Cursor {
+    fn anywhere() -> Box<Self> {
+        Box::new(Self(AtomicU64::new(fastrand::u64(..1 << 32))))
+    }
+
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 #[derive(Debug)]
 enum Order {
     /// One round, weights reduced by their greatest common divisor.
-    Round(Box<[u32]>),
+    Round(Box<[u32]>, Box<Cursor>),
     /// Running sums of the weights.
-    Spread(Box<[u64]>),
+    Spread(Box<[u64]>, Box<Cursor>),
+    /// Always the same one: the only one with a weight. That is all there is to many services.
+    Only(usize),
     /// Nobody has a weight.
     Empty,
 }
@@ -35,19 +47,26 @@ enum Order {
 impl Wheel {
     /// The turns of members with these weights. Each wheel starts somewhere else, so that many do not move in step.
     pub fn new(weights: Vec<u32>) -> Self {
+        let mut with_weight = weights.iter().enumerate().filter(|(_, weight)| **weight > 0);
+        if let (Some((only, _)), None) = (with_weight.next(), with_weight.next()) {
+            return Self { order: Order::Only(only), weights: Box::default() };
+        }
         let divisor = weights.iter().fold(0, |divisor, weight| gcd(divisor, *weight)).max(1);
         let weights: Box<[u32]> = weights.iter().map(|weight| weight / divisor).collect();
         let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         let order = match total {
             0 => Order::Empty,
-            1..=ROUND_LIMIT => Order::Round(round(&weights, total)),
-            _ => Order::Spread(running_sums(&weights)),
+            1..=ROUND_LIMIT => Order::Round(round(&weights, total), Cursor::anywhere()),
+            _ => Order::Spread(running_sums(&weights), Cursor::anywhere()),
         };
-        Self { order, weights, cursor: Cursor(AtomicU64::new(fastrand::u64(..1 << 32))) }
+        Self { order, weights }
     }
 
     /// The next whose turn it is and that `takes` it. A turn that is not taken is lost, so the others keep their proportions.
     pub fn pick(&self, takes: impl Fn(usize) -> bool) -> Option<usize> {
+        if let Order::Only(only) = self.order {
+            return Some(only).filter(|only| takes(*only));
+        }
         for _ in 0..TURNS_LIMIT.min(2 * self.weights.len()) {
             let index = self.turn()?;
             if takes(index) {
@@ -61,14 +80,9 @@ impl Wheel {
     fn turn(&self) -> Option<usize> {
         match &self.order {
             Order::Empty => None,
-            Order::Round(round) => {
-                let turn = self.cursor.0.fetch_add(1, Ordering::Relaxed);
-                Some(round[(turn % round.len() as u64) as usize] as usize)
-            }
-            Order::Spread(sums) => {
-                let turn = self.cursor.0.fetch_add(1, Ordering::Relaxed);
-                Some(place(sums, turn.wrapping_mul(GOLDEN)))
-            }
+            Order::Only(only) => Some(*only),
+            Order::Round(round, cursor) => Some(round[(cursor.next() % round.len() as u64) as usize] as usize),
+            Order::Spread(sums, cursor) => Some(place(sums, cursor.next().wrapping_mul(GOLDEN))),
         }
     }
 }
@@ -161,9 +175,12 @@ mod tests {
         assert_eq!(&*round(&[1, 3], 4), [1, 1, 0, 1]);
         assert_eq!(&*round(&[2, 3], 5), [1, 0, 1, 0, 1]);
         let wheel = Wheel::new(vec![300, 100]);
-        assert!(matches!(&wheel.order, Order::Round(round) if round.len() == 4));
+        assert!(matches!(&wheel.order, Order::Round(round, _) if round.len() == 4));
         assert!(matches!(Wheel::new(vec![]).order, Order::Empty));
         assert_eq!(Wheel::new(vec![0, 0]).pick(|_| true), None);
+        let only = Wheel::new(vec![0, 7, 0]);
+        assert!(matches!(only.order, Order::Only(1)));
+        assert_eq!((only.pick(|_| true), only.pick(|index| index != 1)), (Some(1), None));
     }
 
     #[test]
@@ -179,7 +196,7 @@ mod tests {
     #[test]
     fn long_rounds_are_spread_without_a_table() {
         let wheel = Wheel::new(vec![999_999, 1_000_000, 1]);
-        assert!(matches!(wheel.order, Order::Spread(_)));
+        assert!(matches!(wheel.order, Order::Spread(..)));
         let picks = picks(&wheel, 10_000);
         let runs = picks.windows(3).filter(|run| run[0] == run[1] && run[1] == run[2]).count();
         let zeros = picks.iter().filter(|index| **index == 0).count();
@@ -208,9 +225,9 @@ mod tests {
 
         #[test]
         fn any_window_of_a_whole_round_is_exact(weights in prop::collection::vec(0u32..9, 1..9), skip in 0usize..50) {
-            prop_assume!(weights.iter().any(|weight| *weight > 0));
+            prop_assume!(weights.iter().filter(|weight| **weight > 0).count() > 1);
             let wheel = Wheel::new(weights.clone());
-            let Order::Round(round) = &wheel.order else { unreachable!() };
+            let Order::Round(round, _) = &wheel.order else { unreachable!() };
             let len = round.len();
             picks(&wheel, skip);
             let window = picks(&wheel, len);

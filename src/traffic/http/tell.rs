@@ -26,7 +26,7 @@ impl Gateway {
         self.count(exchange, session, flight, internal, (duration, response_bytes));
         let Some(log) = &self.access_log else { return };
         let entry_point = &self.entry_points[exchange.client.entry_point_index];
-        let switch = flight.route.as_ref().and_then(|route| route.switches.access_log);
+        let switch = flight.route.as_ref().and_then(|route| route.switches().access_log);
         if !switch.unwrap_or(entry_point.access_log) {
             return;
         }
@@ -89,7 +89,7 @@ impl Gateway {
             return;
         }
         let entry_point = &self.entry_points[exchange.client.entry_point_index];
-        let switch = flight.route.as_ref().and_then(|route| route.switches.metrics);
+        let switch = flight.route.as_ref().and_then(|route| route.switches().metrics);
         if !switch.unwrap_or(entry_point.metrics) {
             return;
         }
@@ -108,7 +108,7 @@ impl Gateway {
         if let Some(fault) = flight.fault {
             entry_point.meters.record_fault(fault);
         }
-        if let Some(meters) = flight.route.as_ref().and_then(|route| route.meters.as_ref()) {
+        if let Some(meters) = flight.route.as_ref().and_then(|route| route.meters()) {
             meters.record(&observation);
         }
         if let Some(meters) = &flight.service_meters {
