@@ -13,7 +13,7 @@ use portcullis::control::{EntryPointModel, Inbox, Kit, Pipeline, Status, Updates
 use portcullis::observe::metrics::{Metrics, Settings};
 use portcullis::problem::Problems;
 use portcullis::service::Transport;
-use portcullis::service::transport;
+use portcullis::service::{tcp, transport};
 use portcullis::snapshot::Current;
 use portcullis::tls::fallback;
 
@@ -91,6 +91,7 @@ impl Gateway {
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,
+            default_tcp_transport: tcp::Transport::build(&tcp::transport::Settings::default()).ok()?,
             precedence: Vec::new(),
             metrics: metrics.clone(),
             tickets: Arc::default(),

@@ -19,8 +19,8 @@ use crate::observe::metrics::Metrics;
 use crate::problem::{Problems, all};
 use crate::process::Signals;
 use crate::provider::{self, Provider};
-use crate::service::Internal;
 use crate::service::transport::Transport;
+use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
 use crate::tls::{Tickets, fallback};
 use crate::traffic::http::{EntryPointHttp, Gateway};
@@ -113,9 +113,12 @@ impl App {
         let fallback = fallback::certificate().map_err(Problems::from);
         let default_transport =
             Transport::build(&install.servers_transport).map_err(|problems| problems.under("serversTransport"));
+        let default_tcp_transport = tcp::Transport::build(&install.tcp_servers_transport)
+            .map_err(|problems| problems.under("tcpServersTransport"));
         let exporter = settings.prometheus.as_ref().map(|_| Exporter::new(metrics.clone()));
         let exporter = exporter.transpose().map_err(|problem| problem.under("metrics.prometheus"));
-        let (default_transport, exporter, fallback) = all((default_transport, exporter, fallback))?;
+        let (default_transport, default_tcp_transport, exporter, fallback) =
+            all((default_transport, default_tcp_transport, exporter, fallback))?;
         let exporter = exporter.map(Arc::new);
         let kit = Kit {
             entry_points: models(&install, &entry_points),
@@ -123,6 +126,7 @@ impl App {
             internals: internals(&install, &status, exporter.as_ref(), &terminating),
             default_syntax: install.core.default_rule_syntax,
             default_transport,
+            default_tcp_transport,
             precedence: install.providers.precedence.iter().map(ToString::to_string).collect(),
             metrics: metrics.clone(),
             tickets: tickets.clone(),

@@ -9,7 +9,7 @@ use super::address::Protocol;
 use super::entry_points::{EntryPoint, EntryPoints};
 use crate::observe::{access_log, log, metrics};
 use crate::problem::Problem;
-use crate::service::transport;
+use crate::service::{tcp, transport};
 use crate::units::{Duration, Name};
 
 /// What is read at start.
@@ -30,6 +30,8 @@ pub struct Install {
     pub broken_entry_points: BTreeMap<Name, Box<[Problem]>>,
     /// How servers are spoken to, unless a service says otherwise.
     pub servers_transport: transport::Settings,
+    /// How TCP servers are spoken to, unless a service says otherwise.
+    pub tcp_servers_transport: tcp::transport::Settings,
     /// Where routers, services and middlewares come from.
     pub providers: Providers,
     /// The API and the dashboard.

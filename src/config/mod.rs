@@ -19,6 +19,7 @@ pub mod router_tls;
 pub mod routing;
 mod scalar;
 pub mod schema;
+pub mod tcp;
 pub mod tls;
 pub mod tree;
 pub mod udp;

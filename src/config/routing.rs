@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::check::{BrokenObject, Checked};
 use super::deserialize::{IS_MISSING, Read, follows_from, from_node};
 use super::http::{Broken, Common, Http, NameList, Remains, Router};
+use super::tcp::{self, Tcp};
 use super::tls::{self, Tls};
 use super::tree::{Node, Sources, Value};
 use super::udp::{self, Udp};
@@ -21,6 +22,9 @@ use crate::units::Name;
 pub struct Routing {
     /// HTTP objects.
     pub http: Http,
+    /// TCP objects.
+    #[serde(skip_serializing_if = "Tcp::is_empty")]
+    pub tcp: Tcp,
     /// TLS objects.
     #[serde(skip_serializing_if = "Tls::is_empty")]
     pub tls: Tls,
@@ -42,6 +46,7 @@ impl Routing {
         add(&mut http.broken.services, broken.services);
         add(&mut http.broken.middlewares, broken.middlewares);
         add(&mut http.broken.servers_transports, broken.servers_transports);
+        self.tcp.merge(other.tcp);
         self.tls.merge(other.tls);
         let Udp { routers, services, broken } = other.udp;
         add(&mut self.udp.routers, routers);
@@ -54,7 +59,7 @@ impl Routing {
     pub fn is_empty(&self) -> bool {
         let Http { routers, services, middlewares, servers_transports, broken } = &self.http;
         let nothing = routers.is_empty() && services.is_empty() && middlewares.is_empty();
-        let nothing = nothing && self.tls.is_empty() && self.udp.is_empty();
+        let nothing = nothing && self.tcp.is_empty() && self.tls.is_empty() && self.udp.is_empty();
         nothing && servers_transports.is_empty() && *broken == Broken::default()
     }
 
@@ -67,6 +72,11 @@ impl Routing {
         share(&mut http.services, &before.services);
         share(&mut http.middlewares, &before.middlewares);
         share(&mut http.servers_transports, &before.servers_transports);
+        let (tcp, before) = (&mut self.tcp, &last.tcp);
+        share(&mut tcp.routers, &before.routers);
+        share(&mut tcp.services, &before.services);
+        share(&mut tcp.middlewares, &before.middlewares);
+        share(&mut tcp.servers_transports, &before.servers_transports);
         share(&mut self.tls.options, &last.tls.options);
         share(&mut self.tls.stores, &last.tls.stores);
         share(&mut self.udp.routers, &last.udp.routers);
@@ -87,6 +97,14 @@ impl Routing {
             reader.objects(("http", http), "serversTransports", &mut broken.servers_transports, settings);
         http_of.services = reader.objects(("http", http), "services", &mut broken.services, settings);
         http_of.routers = reader.objects(("http", http), "routers", &mut broken.routers, Router::read);
+        let tcp = ("tcp", root.get("tcp").unwrap_or(&nothing));
+        let tcp_of = &mut routing.tcp;
+        let tcp_broken = &mut tcp_of.broken;
+        tcp_of.middlewares = reader.objects(tcp, "middlewares", &mut tcp_broken.middlewares, settings);
+        tcp_of.servers_transports =
+            reader.objects(tcp, "serversTransports", &mut tcp_broken.servers_transports, settings);
+        tcp_of.services = reader.objects(tcp, "services", &mut tcp_broken.services, settings);
+        tcp_of.routers = reader.objects(tcp, "routers", &mut tcp_broken.routers, settings);
         let tls = root.get("tls").unwrap_or(&nothing);
         let tls_of = &mut routing.tls;
         let (certificates, problems) = tls::certificates(tls, provider, |node| from_node(node, sources));
@@ -101,6 +119,24 @@ impl Routing {
         for object in &checked.broken {
             let name = Name::qualified(&object.name, provider);
             match &*object.kind {
+                "tcp.routers" => {
+                    let (mut remains, whole) = reader.remains::<tcp::Router>(object, settings);
+                    // It keeps its place for the same reason.
+                    if whole && remains.rest.as_ref().is_some_and(|router| !router.rule.is_empty()) {
+                        tcp_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
+                    }
+                    tcp_broken.routers.insert(name, remains);
+                }
+                "tcp.services" => {
+                    tcp_broken.services.insert(name, reader.remains(object, settings).0.reading(&object.rest));
+                }
+                "tcp.middlewares" => {
+                    tcp_broken.middlewares.insert(name, reader.remains(object, settings).0.reading(&object.rest));
+                }
+                "tcp.serversTransports" => {
+                    let remains = reader.remains(object, settings).0.reading(&object.rest);
+                    tcp_broken.servers_transports.insert(name, remains);
+                }
                 "tls.options" => {
                     let remains = reader.remains(object, settings).0.reading(&object.rest);
                     tls_of.broken.options.insert(tls::named(name), remains);

@@ -245,7 +245,7 @@ mod tests {
     use crate::config::install::RuleSyntax;
     use crate::config::{Format, load};
     use crate::observe::metrics;
-    use crate::service::{Transport, transport};
+    use crate::service::{Transport, tcp, transport};
     use crate::tls::fallback;
 
     static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
@@ -264,6 +264,7 @@ mod tests {
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
+            default_tcp_transport: tcp::Transport::build(&tcp::transport::Settings::default()).unwrap(),
             precedence: Vec::new(),
             metrics: metrics.clone(),
             tickets: Arc::default(),

@@ -26,7 +26,7 @@ pub use fault::Fault;
 pub use outcome::AttemptOutcome;
 pub use reply::Reply;
 pub use retry::{Ending, FailedAttempt, KeptBody, RetryPolicy, is_idempotent};
-pub use view::RequestView;
+pub use view::{ConnectionView, RequestView};
 
 /// The request as it came, before any middleware touched it. Its parts share the request's buffers.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! What matchers may see of a request: normalised once, borrowed.
+//! What matchers may see of a request, or of a connection: normalised once, borrowed.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -19,6 +19,17 @@ pub struct RequestView<'a> {
     /// All header fields.
     pub headers: &'a HeaderMap,
     /// The connection's peer, never a forwarded header.
+    pub client: IpAddr,
+}
+
+/// A connection as routing sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionView<'a> {
+    /// The name in the ClientHello, lower case; `None` without TLS, or if the client named none.
+    pub server_name: Option<&'a str>,
+    /// The protocols that the client offers in its ClientHello.
+    pub protocols: &'a [Box<[u8]>],
+    /// The peer, never a forwarded address.
     pub client: IpAddr,
 }
 

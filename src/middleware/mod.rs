@@ -37,6 +37,7 @@ pub mod retry;
 pub mod source;
 pub mod strip_prefix;
 pub mod strip_prefix_regex;
+pub mod tcp;
 #[cfg(test)]
 mod testing;
 mod users;

@@ -89,6 +89,11 @@ const FAMILIES: &[Family] = &[
     family::BUILD,
     family::GATEWAY_ERRORS,
     family::CONNECTIONS_REFUSED,
+    family::TCP_OPEN,
+    family::TCP_CONNECTIONS,
+    family::TCP_RECEIVED,
+    family::TCP_SENT,
+    family::TCP_SECONDS,
     family::ACCESS_LOG_DROPS,
     family::LOG_DROPS,
     family::CONFIG_RELOAD_FAILURES,
@@ -134,6 +139,7 @@ impl Collector for Live {
         self.collect_routers(&mut page);
         self.collect_services(&mut page);
         self.collect_datagrams(&mut page);
+        self.collect_connections(&mut page);
         page.finish()
     }
 }
@@ -208,6 +214,24 @@ impl Live {
         }
         drop(used);
         self.metrics.services.lock().remove(unused);
+    }
+
+    fn collect_connections(&self, page: &mut Page) {
+        let (used, unused) = self.metrics.connections.lock().all();
+        for meters in used.iter().chain(&unused) {
+            let scope = [("router", &*meters.router), ("service", &*meters.service)];
+            page.add(family::TCP_OPEN, &scope, meters.open() as f64);
+            for (ending, count) in meters.endings() {
+                let [router, service] = scope;
+                page.add(family::TCP_CONNECTIONS, &[("ending", ending), router, service], count as f64);
+            }
+            let (received, sent, seconds) = meters.carried();
+            page.add(family::TCP_RECEIVED, &scope, received as f64);
+            page.add(family::TCP_SENT, &scope, sent as f64);
+            page.add(family::TCP_SECONDS, &scope, seconds);
+        }
+        drop(used);
+        self.metrics.connections.lock().remove(unused);
     }
 
     fn collect_service(&self, page: &mut Page, meters: &ServiceMeters) {

@@ -9,6 +9,7 @@ use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use http::HeaderMap;
 use parking_lot::Mutex;
 
+use super::connections::ConnectionMeters;
 use super::datagrams::DatagramMeters;
 use super::labels::HeaderLabels;
 use super::meters::{EntryPointMeters, HeaderValues, RouterMeters, ServiceMeters};
@@ -38,6 +39,7 @@ pub struct Metrics {
     pub(super) services: Mutex<Table<ServiceMeters>>,
     pub(super) udp_entry_points: Mutex<Table<DatagramMeters>>,
     pub(super) udp_services: Mutex<Table<DatagramMeters>>,
+    pub(super) connections: Mutex<Table<ConnectionMeters>>,
     /// What all services have if they are not counted.
     uncounted: Arc<ServiceMeters>,
     pub(super) process: Counters,
@@ -108,6 +110,7 @@ impl Metrics {
             services: Mutex::default(),
             udp_entry_points: Mutex::default(),
             udp_services: Mutex::default(),
+            connections: Mutex::default(),
             uncounted: Arc::default(),
             process: Counters::default(),
         }
@@ -150,6 +153,11 @@ impl Metrics {
             return Arc::default();
         }
         self.udp_services.lock().find((name, ""), || DatagramMeters::new(name))
+    }
+
+    /// The meters of a TCP router's connections to its service.
+    pub fn connections(&self, router: &str, service: &str) -> Arc<ConnectionMeters> {
+        self.connections.lock().find((router, service), || ConnectionMeters::new(router, service))
     }
 
     /// What `headerLabels` makes of a request's header fields. Without such labels it costs nothing.

@@ -1,6 +1,7 @@
 //! What we tell the world.
 
 pub mod access_log;
+pub mod connections;
 pub mod datagrams;
 pub mod export;
 pub mod log;

@@ -5,12 +5,14 @@ use std::fmt;
 use crate::exchange::RequestView;
 
 pub mod conjunction;
+pub mod connection;
 pub mod lexer;
 pub mod matcher;
 pub mod parser;
 pub mod predicate;
 
 pub use conjunction::{Conjunction, Conjunctions, HostCondition, PathCondition};
+pub use connection::ConnectionRule;
 use matcher::{AnyMatcher, template};
 use parser::Call;
 use predicate::Predicate;

@@ -23,6 +23,7 @@ mod selection;
 pub mod server;
 pub mod sticky;
 pub mod strategy;
+pub mod tcp;
 pub mod transport;
 pub mod udp;
 mod upgrade;

@@ -302,7 +302,7 @@ fn first_word(digest: &[u8]) -> u64 {
 }
 
 /// A self-signed certificate whose key was thrown away: it vouches for nothing.
-const PLACEHOLDER_AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
+pub(super) const PLACEHOLDER_AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
 MIIBgjCCASmgAwIBAgIUUnK9OBILdgx+ZnTHqTSAOramgXAwCgYIKoZIzj0EAwIw
 FjEUMBIGA1UEAwwLcGxhY2Vob2xkZXIwIBcNMjYxMTIxMDkyMDE5WhgPMjEyNjEw
 MjgwOTIwMTlaMBYxFDASBgNVBAMMC3BsYWNlaG9sZGVyMFkwEwYHKoZIzj0CAQYI

@@ -1,13 +1,17 @@
 //! What an entry point does with a connection before there is a request: which TLS it speaks under which name.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::RandomState;
 use hashbrown::HashMap;
 
+use crate::exchange::ConnectionView;
 use crate::rule::matcher::host::parent_domain;
 use crate::tls::Options;
 use crate::units::Name;
+
+use super::tcp_table::{TcpRoute, TcpTable};
 
 /// What an entry point does with a connection.
 #[derive(Debug)]
@@ -19,6 +23,16 @@ pub struct Door {
     /// By the domain below which any one label stands.
     under: Names,
     https: Https,
+    tcp: TcpTable,
+}
+
+/// Which way a connection with TLS goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Way<'d> {
+    /// TLS ends here, on these terms, and requests follow.
+    Http(&'d Terms),
+    /// A TCP router takes it.
+    Tcp(&'d Arc<TcpRoute>),
 }
 
 /// The terms that hold under some names.
@@ -58,8 +72,41 @@ pub enum Match {
 
 impl Door {
     /// A door with these terms. `named` and `under` have every host of a router for TLS, or nothing if nobody needs to know.
-    pub fn new(default: Terms, named: Names, under: Names, https: Https) -> Self {
-        Self { default, named, under, https }
+    pub fn new(default: Terms, named: Names, under: Names, https: Https, tcp: TcpTable) -> Self {
+        Self { default, named, under, https, tcp }
+    }
+
+    /// The router of a connection whose first byte nobody need wait for: where there are only TCP routers without TLS, the server
+    /// may be the one who speaks first.
+    pub fn tcp_unread(&self, client: IpAddr) -> Option<&Arc<TcpRoute>> {
+        if !self.tcp.has_plain() || self.tcp.has_tls() || self.https != Https::Absent {
+            return None;
+        }
+        self.tcp_plain(client)
+    }
+
+    /// The TCP router of a connection without TLS. If there is none, it speaks HTTP.
+    pub fn tcp_plain(&self, client: IpAddr) -> Option<&Arc<TcpRoute>> {
+        self.tcp.find_plain(&ConnectionView { server_name: None, protocols: &[], client })
+    }
+
+    /// Which way a connection with TLS goes: who asks for its name comes before who takes any, and HTTP before TCP.
+    pub fn over_tls(&self, connection: &ConnectionView<'_>) -> Way<'_> {
+        let http = self.https(connection.server_name);
+        match self.tcp.find_tls(connection) {
+            Some((route, found)) if found > http => Way::Tcp(route),
+            _ => Way::Http(self.terms(connection.server_name)),
+        }
+    }
+
+    /// Whether PostgreSQL's way to ask for TLS is understood: some TCP router wants TLS.
+    pub fn has_tcp_over_tls(&self) -> bool {
+        self.tcp.has_tls()
+    }
+
+    /// The TCP routers.
+    pub fn tcp(&self) -> &TcpTable {
+        &self.tcp
     }
 
     /// The terms of a server name, or of a request's host; both in canonical form.

@@ -8,10 +8,12 @@ pub mod door;
 mod path_index;
 pub mod route;
 pub mod route_table;
+pub mod tcp_table;
 mod udp;
 
 pub use door::Door;
 pub use route::{Rest, Route, Switches, Target};
+pub use tcp_table::{TcpRoute, TcpTable, TcpTarget, TcpTls};
 pub use udp::UdpRoute;
 
 use self::route_table::RouteTable;

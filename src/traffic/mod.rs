@@ -3,4 +3,5 @@
 mod chunks;
 pub mod entrypoint;
 pub mod http;
+pub mod tcp;
 pub mod udp;

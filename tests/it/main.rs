@@ -28,6 +28,7 @@ mod routing;
 mod services;
 mod smuggling;
 mod smuggling_through;
+mod tcp;
 mod tidy;
 mod tls;
 mod traefik;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::config::{RouterTls, Routing};
 use crate::problem::{Problem, Problems};
-use crate::snapshot::Route;
 use crate::snapshot::door::{Door, Https, Names, Terms};
 use crate::snapshot::route_table::{RouteTable, Routed};
+use crate::snapshot::{Route, TcpTable};
 use crate::units::Name;
 
 use super::tls::Tls;
@@ -19,13 +19,14 @@ const DEFAULT: &str = "default";
 /// Builds the door of each entry point.
 pub(super) fn build(
     routing: &Routing,
-    tables: &[Arc<RouteTable<Route>>],
+    (tables, tcp): (&[Arc<RouteTable<Route>>], Vec<TcpTable>),
     tls: &Tls,
     problems: &mut Problems,
     kit: &Kit,
 ) -> Box<[Arc<Door>]> {
     let mut work = Work { routing, tls, problems, told: BTreeMap::new() };
-    kit.entry_points.iter().zip(tables).map(|(entry_point, table)| Arc::new(work.door(entry_point, table))).collect()
+    let doors = kit.entry_points.iter().zip(tables).zip(tcp);
+    doors.map(|((entry_point, table), tcp)| Arc::new(work.door(entry_point, table, tcp))).collect()
 }
 
 struct Work<'a> {
@@ -45,15 +46,15 @@ struct Asked {
 }
 
 impl Work<'_> {
-    fn door(&mut self, entry_point: &EntryPointModel, table: &RouteTable<Route>) -> Door {
+    fn door(&mut self, entry_point: &EntryPointModel, table: &RouteTable<Route>, tcp: TcpTable) -> Door {
         let default = self.terms(None);
         if table.routes().is_empty() {
-            return Door::new(default, Names::default(), Names::default(), Https::Absent);
+            return Door::new(default, Names::default(), Names::default(), Https::Absent, tcp);
         }
         let wanted = |route: &Route| self.options(entry_point, &route.name);
         // Rules are only read for their hosts where it matters: there may be a million.
-        if table.routes().iter().all(|route| wanted(route).is_none()) {
-            return Door::new(default, Names::default(), Names::default(), Https::CatchAll);
+        if !tcp.has_tls() && table.routes().iter().all(|route| wanted(route).is_none()) {
+            return Door::new(default, Names::default(), Names::default(), Https::CatchAll, tcp);
         }
         let (hosts, https) = self.hosts(entry_point, table);
         let (mut named, mut under) = (Names::default(), Names::default());
@@ -65,7 +66,7 @@ impl Work<'_> {
                 None => named.insert(host.into(), terms),
             };
         }
-        Door::new(default, named, under, https)
+        Door::new(default, named, under, https, tcp)
     }
 
     /// Every host that the routers name, with its options.

@@ -22,7 +22,7 @@ use super::middlewares::{Bench, Gap};
 use super::{Built, EntryPointModel, Kit};
 
 /// The largest priority that users may set: those above belong to the gateway's own routers (Traefik: `MaxInt - 1000`).
-const MAX_USER_PRIORITY: i64 = i64::MAX - 1000;
+pub(super) const MAX_USER_PRIORITY: i64 = i64::MAX - 1000;
 
 /// The routes of all routers, in the order of their names. A router has one for each group of entry points that put the same
 /// middlewares before it, in the order in which it names them.
@@ -111,7 +111,7 @@ fn table(
 }
 
 /// The place of the router's provider in the order of preference.
-fn rank(name: &Name, precedence: &[String]) -> usize {
+pub(super) fn rank(name: &Name, precedence: &[String]) -> usize {
     if precedence.is_empty() {
         return 0;
     }

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures_util::future::{join_all, join3};
+
 use crate::config::install::RuleSyntax;
 use crate::config::{RouterTls, Routing};
 use crate::middleware::{AnyMiddleware, Chain};
 use crate::observe::metrics::Metrics;
 use crate::problem::Problems;
 use crate::service::transport::Transport;
-use crate::service::{Internal, ServerPool, Service};
+use crate::service::{self, Internal, ServerPool, Service};
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::{Certificate, Tickets};
 use crate::units::Name;
@@ -18,6 +20,7 @@ mod doors;
 mod http;
 mod middlewares;
 mod services;
+mod tcp;
 mod tls;
 mod udp;
 
@@ -33,6 +36,8 @@ pub struct Kit {
     pub default_syntax: RuleSyntax,
     /// The transport of services that name none.
     pub default_transport: Arc<Transport>,
+    /// The transport of TCP services that name none.
+    pub default_tcp_transport: Arc<service::tcp::Transport>,
     /// Provider names, most preferred first; decides between routers of equal priority.
     pub precedence: Vec<String>,
     /// Where meters are made.
@@ -81,6 +86,7 @@ pub struct Built {
     routes: Box<[Arc<Route>]>,
     doubts: http::Doubts,
     terms: tls::Tls,
+    tcp: tcp::Tcp,
 }
 
 impl Built {
@@ -94,6 +100,9 @@ impl Built {
         for pool in self.pools() {
             pool.start_probes(&kit.runtime);
         }
+        for pool in self.tcp.pools() {
+            pool.start_probes(&kit.runtime);
+        }
         for (name, server) in self.udp_servers() {
             server.keep_resolving(name, &kit.runtime);
         }
@@ -103,8 +112,9 @@ impl Built {
     /// before would answer that no server is available.
     pub async fn addresses_asked(&self) {
         let waiting = self.pools().filter(|pool| pool.is_waiting_for_addresses()).map(|pool| pool.addresses_asked());
-        let udp = futures_util::future::join_all(self.udp_servers().map(|(_, server)| server.asked()));
-        futures_util::future::join(futures_util::future::join_all(waiting), udp).await;
+        let tcp = self.tcp.pools().filter(|pool| pool.is_waiting_for_addresses()).map(|pool| pool.addresses_asked());
+        let udp = self.udp_servers().map(|(_, server)| server.asked());
+        join3(join_all(waiting), join_all(tcp), join_all(udp)).await;
     }
 
     /// Ends the health checks and name resolution of services that `next` does not have any more. Requests that still run may
@@ -115,13 +125,19 @@ impl Built {
                 pool.stop_probes();
             }
         }
+        for pool in self.tcp.pools() {
+            let followed = next.tcp.services.get(pool.name()).map(|service| &**service);
+            if !matches!(followed, Some(service::tcp::Service::Servers(_))) {
+                pool.stop_probes();
+            }
+        }
     }
 
-    fn udp_servers(&self) -> impl Iterator<Item = (&Name, &Arc<crate::service::udp::Server>)> {
+    fn udp_servers(&self) -> impl Iterator<Item = (&Name, &Arc<service::udp::Server>)> {
         self.udp_services.iter().flat_map(|(name, service)| {
             let servers = match &**service {
-                crate::service::udp::Service::Servers(pool) => pool.servers(),
-                crate::service::udp::Service::Weighted(_) => &[],
+                service::udp::Service::Servers(pool) => pool.servers(),
+                service::udp::Service::Weighted(_) => &[],
             };
             servers.iter().map(move |server| (name, server))
         })
@@ -145,7 +161,8 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let (udp_services, udp_routes) = udp::build(&routing, previous, kit, &mut problems);
     let middlewares::Made { shared, own, chains } = bench.finish();
     let terms = tls::Tls::build(&routing.tls, previous.map(|built| &built.terms), kit, &mut problems);
-    let doors = doors::build(&routing, &tls, &terms, &mut problems, kit);
+    let (tcp, tcp_tables) = tcp::build(&routing.tcp, &terms, previous, kit, &mut problems);
+    let doors = doors::build(&routing, (&tls, tcp_tables), &terms, &mut problems, kit);
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
         snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors, udp: udp_routes }),
@@ -160,6 +177,7 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
         routes,
         doubts,
         terms,
+        tcp,
     }
 }
 

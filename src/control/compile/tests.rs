@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::config::{Format, load};
 use crate::observe::metrics;
-use crate::service::transport;
+use crate::service::{tcp, transport};
 use crate::snapshot::Target;
 use crate::tls::fallback;
 
@@ -48,6 +48,7 @@ impl Bed {
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
+            default_tcp_transport: tcp::Transport::build(&tcp::transport::Settings::default()).unwrap(),
             precedence: vec!["docker".to_owned(), "file".to_owned()],
             metrics: Arc::new(Metrics::new(&metrics::Settings::default(), 1)),
             tickets: Arc::default(),

@@ -69,7 +69,16 @@ impl Layout {
         debug_assert!(line.len() <= MAX_LINE);
     }
 
-    fn keeps(&self, field: Field) -> bool {
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Of local time, in seconds.
+    pub(super) fn offset(&self) -> i32 {
+        self.offset
+    }
+
+    pub(super) fn keeps(&self, field: Field) -> bool {
         self.kept & 1 << field as u64 != 0
     }
 
@@ -338,7 +347,7 @@ impl Object<'_> {
     }
 }
 
-fn push_string(line: &mut Vec<u8>, value: &[u8], limit: usize) {
+pub(super) fn push_string(line: &mut Vec<u8>, value: &[u8], limit: usize) {
     line.push(b'"');
     push_json(line, value, limit);
     line.push(b'"');
@@ -372,7 +381,7 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -380,7 +389,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn push_ip(line: &mut Vec<u8>, address: IpAddr) {
+pub(super) fn push_ip(line: &mut Vec<u8>, address: IpAddr) {
     match address.to_canonical() {
         IpAddr::V4(v4) => {
             for (index, octet) in v4.octets().into_iter().enumerate() {
@@ -394,7 +403,7 @@ fn push_ip(line: &mut Vec<u8>, address: IpAddr) {
     }
 }
 
-fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
+pub(super) fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
     let ip = address.ip().to_canonical();
     line.extend(ip.is_ipv6().then_some(b'['));
     push_ip(line, ip);

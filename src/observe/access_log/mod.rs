@@ -13,12 +13,14 @@ use super::output::Output;
 use super::shard::{self, Padded};
 use super::writer::{Limits, LineWriter};
 
+mod connection;
 mod field;
 mod format;
 mod headers;
 mod record;
 mod settings;
 
+pub use connection::ConnectionRecord;
 pub use field::Field;
 pub use record::{Origin, Record, Request, Response, Routed, Tls, Trace};
 pub use settings::{Fields, Filters, Format, HeaderMode, Headers, Mode, QueryParameters, Settings};
@@ -82,6 +84,20 @@ impl AccessLog {
             self.layout.push_line(line, record, count);
             self.writer.push(line);
         });
+    }
+
+    /// Writes a line about a TCP connection. Filters that speak of requests let it through if they ask for nothing else than a
+    /// duration that it has. Never waits.
+    pub fn log_connection(&self, record: &ConnectionRecord<'_>) {
+        let filters = &self.filters;
+        let is_short = filters.min_duration.positive().is_some_and(|limit| record.duration <= limit);
+        let asks_for_requests = !filters.status_codes.is_empty() || filters.retry_attempts;
+        if is_short || (asks_for_requests && filters.min_duration.positive().is_none()) {
+            return;
+        }
+        let mut line = Vec::with_capacity(512);
+        self.layout.push_connection(&mut line, record);
+        self.writer.push(&line);
     }
 
     /// Opens the file again, after somebody has renamed it.

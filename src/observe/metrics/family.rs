@@ -117,6 +117,16 @@ pub(in crate::observe) const GATEWAY_ERRORS: Family =
     counter("portcullis_gateway_errors_total", "Failures that the gateway answered by itself, by code.");
 pub(in crate::observe) const CONNECTIONS_REFUSED: Family =
     counter("portcullis_connections_refused_total", "Connections closed before they carried anything, by reason.");
+pub(in crate::observe) const TCP_OPEN: Family =
+    gauge("portcullis_tcp_open_connections", "TCP connections that are open, per router and service.");
+pub(in crate::observe) const TCP_CONNECTIONS: Family =
+    counter("portcullis_tcp_connections_total", "TCP connections that have ended, per router, service and ending.");
+pub(in crate::observe) const TCP_RECEIVED: Family =
+    counter("portcullis_tcp_received_bytes_total", "Bytes from clients of TCP connections that have ended.");
+pub(in crate::observe) const TCP_SENT: Family =
+    counter("portcullis_tcp_sent_bytes_total", "Bytes to clients of TCP connections that have ended.");
+pub(in crate::observe) const TCP_SECONDS: Family =
+    counter("portcullis_tcp_connection_seconds_total", "How long TCP connections lasted that have ended, in seconds.");
 pub(in crate::observe) const ACCESS_LOG_DROPS: Family =
     counter("portcullis_access_log_dropped_lines_total", "Lines that the access log has lost.");
 pub(in crate::observe) const LOG_DROPS: Family =

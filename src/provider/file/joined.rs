@@ -12,11 +12,15 @@ use crate::units::Name;
 const LISTED_LIMIT: usize = 100;
 
 /// Kinds of objects with names, by where they are written.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 12] = [
     "http.routers",
     "http.services",
     "http.middlewares",
     "http.serversTransports",
+    "tcp.routers",
+    "tcp.services",
+    "tcp.middlewares",
+    "tcp.serversTransports",
     "tls.options",
     "tls.stores",
     "udp.routers",
@@ -73,7 +77,7 @@ pub(super) fn join(files: &[Part<'_>]) -> (Arc<Routing>, Vec<Problem>) {
 
 /// Whether an object is written here, usable or not.
 pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
-    let Routing { http, tls, udp } = routing;
+    let Routing { http, tcp, tls, udp } = routing;
     let broken = &http.broken;
     match kind {
         "http.routers" => http.routers.contains_key(name) || broken.routers.contains_key(name),
@@ -81,6 +85,12 @@ pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
         "http.middlewares" => http.middlewares.contains_key(name) || broken.middlewares.contains_key(name),
         "http.serversTransports" => {
             http.servers_transports.contains_key(name) || broken.servers_transports.contains_key(name)
+        }
+        "tcp.routers" => tcp.routers.contains_key(name) || tcp.broken.routers.contains_key(name),
+        "tcp.services" => tcp.services.contains_key(name) || tcp.broken.services.contains_key(name),
+        "tcp.middlewares" => tcp.middlewares.contains_key(name) || tcp.broken.middlewares.contains_key(name),
+        "tcp.serversTransports" => {
+            tcp.servers_transports.contains_key(name) || tcp.broken.servers_transports.contains_key(name)
         }
         "tls.options" => tls.options.contains_key(name) || tls.broken.options.contains_key(name),
         "tls.stores" => tls.stores.contains_key(name) || tls.broken.stores.contains_key(name),
@@ -91,13 +101,17 @@ pub(super) fn holds(routing: &Routing, kind: &str, name: &Name) -> bool {
 }
 
 fn names<'r>(routing: &'r Routing, kind: &str) -> Vec<&'r Name> {
-    let Routing { http, tls, udp } = routing;
+    let Routing { http, tcp, tls, udp } = routing;
     let broken = &http.broken;
     match kind {
         "http.routers" => http.routers.keys().chain(broken.routers.keys()).collect(),
         "http.services" => http.services.keys().chain(broken.services.keys()).collect(),
         "http.middlewares" => http.middlewares.keys().chain(broken.middlewares.keys()).collect(),
         "http.serversTransports" => http.servers_transports.keys().chain(broken.servers_transports.keys()).collect(),
+        "tcp.routers" => tcp.routers.keys().chain(tcp.broken.routers.keys()).collect(),
+        "tcp.services" => tcp.services.keys().chain(tcp.broken.services.keys()).collect(),
+        "tcp.middlewares" => tcp.middlewares.keys().chain(tcp.broken.middlewares.keys()).collect(),
+        "tcp.serversTransports" => tcp.servers_transports.keys().chain(tcp.broken.servers_transports.keys()).collect(),
         "tls.options" => tls.options.keys().chain(tls.broken.options.keys()).collect(),
         "tls.stores" => tls.stores.keys().chain(tls.broken.stores.keys()).collect(),
         "udp.routers" => udp.routers.keys().chain(udp.broken.routers.keys()).collect(),
@@ -107,7 +121,7 @@ fn names<'r>(routing: &'r Routing, kind: &str) -> Vec<&'r Name> {
 }
 
 fn remove(routing: &mut Routing, kind: &str, name: &Name) {
-    let Routing { http, tls, udp } = routing;
+    let Routing { http, tcp, tls, udp } = routing;
     match kind {
         "http.routers" => {
             http.routers.remove(name);
@@ -124,6 +138,22 @@ fn remove(routing: &mut Routing, kind: &str, name: &Name) {
         "http.serversTransports" => {
             http.servers_transports.remove(name);
             http.broken.servers_transports.remove(name);
+        }
+        "tcp.routers" => {
+            tcp.routers.remove(name);
+            tcp.broken.routers.remove(name);
+        }
+        "tcp.services" => {
+            tcp.services.remove(name);
+            tcp.broken.services.remove(name);
+        }
+        "tcp.middlewares" => {
+            tcp.middlewares.remove(name);
+            tcp.broken.middlewares.remove(name);
+        }
+        "tcp.serversTransports" => {
+            tcp.servers_transports.remove(name);
+            tcp.broken.servers_transports.remove(name);
         }
         "tls.options" => {
             tls.options.remove(name);

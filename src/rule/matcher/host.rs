@@ -103,7 +103,7 @@ pub fn parent_domain(host: &str) -> Option<&str> {
     host.split_once('.').filter(|(label, _)| !label.is_empty()).map(|(_, parent)| parent)
 }
 
-pub(super) fn ascii(domain: &str) -> Result<&str, String> {
+pub(in crate::rule) fn ascii(domain: &str) -> Result<&str, String> {
     if domain.is_ascii() {
         return Ok(domain);
     }

@@ -157,6 +157,14 @@ fn parts(text: &str) -> Result<Vec<Part<'_>>, String> {
     Ok(parts)
 }
 
+/// The expression that a template of a host stands for: the whole host, in either case.
+///
+/// # Errors
+/// A sentence about what is wrong with it.
+pub fn host_pattern(text: &str) -> Result<Pattern, String> {
+    Template::parse(text, "(?i)^", "[^.]+", "$").map(|template| template.pattern)
+}
+
 /// `HostRegexp("{sub:[a-z]+}.example.com")`: the whole host, in either case.
 #[derive(Clone, Debug)]
 pub struct HostTemplate(Box<Template>);

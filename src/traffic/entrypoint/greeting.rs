@@ -1,34 +1,47 @@
-//! Which way a connection goes, decided by its first bytes: plain HTTP, or TLS on the terms of the name it asks for.
+//! Which way a connection goes, decided by its first bytes: plain HTTP, a TCP router, or TLS on the terms of the name it asks for.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use pingora::apps::HttpServerApp;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Connection;
 use super::handle::supervise;
 use super::rewound::Rewound;
-use super::sniff::{Protocol, sniff};
+use super::sniff::{POSTGRES_QUESTION_BYTES, Protocol, sniff};
 use super::wire::{Transport, Wire};
 use super::{EntryPoint, http1, http2, pace};
-use crate::exchange::{Client, Fault, TlsFacts};
+use crate::exchange::{Client, ConnectionView, Fault, TlsFacts};
 use crate::observe::meters::Refusal;
-use crate::snapshot::Door;
-use crate::snapshot::door::Terms;
+use crate::snapshot::door::{Terms, Way};
+use crate::snapshot::{Door, TcpRoute, TcpTls};
 use crate::tls::client_hello::{self, ClientHello, Reading};
 use crate::tls::handshake;
+use crate::traffic::tcp::{ClientStream, Report, forward};
 
 /// What the first bytes came to.
 enum First {
     Http1,
     Http2,
     /// To be answered by TLS, within the time that began with the first byte.
-    Tls(Box<ClientHello>, Instant),
+    Tls(Box<ClientHello>, Instant, Asked),
     /// A ClientHello that is none.
     Malformed(&'static str),
+    /// A TCP router takes it as it is.
+    Tcp(Arc<TcpRoute>),
+}
+
+/// What came before the ClientHello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    /// PostgreSQL's question, and our yes.
+    Postgres,
 }
 
 /// A client that waits for its handshake.
@@ -36,7 +49,17 @@ struct Caller {
     wire: Box<Wire>,
     hello: Box<ClientHello>,
     since: Instant,
+    asked: Asked,
 }
+
+/// What is to be done with a connection that does not speak plain HTTP.
+enum Next {
+    Tls(Caller),
+    Tcp(Box<Wire>, Arc<TcpRoute>),
+}
+
+/// A TCP connection as a client made it, or within TLS that ends here.
+type Stream = ClientStream<Box<TlsStream<Rewound>>>;
 
 impl<A> EntryPoint<A>
 where
@@ -46,16 +69,30 @@ where
     pub(super) async fn greet(self, stream: TcpStream, input: BytesMut, client: Client) {
         let connection = Arc::new(Connection::new(Arc::new(client), self.shared.clone()));
         let wire = Box::new(Wire::new(Transport::Tcp(stream), input, connection.clone()));
-        let mut caller = None;
-        supervise(&connection, async { caller = self.serve_plain(wire).await }).await;
-        if let Some(caller) = caller {
-            // In a box of its own: a plain connection need not carry the room for it.
-            Box::pin(self.serve_tls(caller)).await;
+        let unread =
+            self.door(&connection.client).and_then(|door| door.tcp_unread(connection.client.address()).cloned());
+        let next = match unread {
+            Some(route) => Some(Next::Tcp(wire, route)),
+            None => {
+                let mut next = None;
+                supervise(&connection, async { next = self.serve_plain(wire).await }).await;
+                next
+            }
+        };
+        // In boxes of their own: a connection that speaks plain HTTP need not carry the room for them.
+        match next {
+            Some(Next::Tls(caller)) => Box::pin(self.serve_tls(caller)).await,
+            Some(Next::Tcp(wire, route)) => {
+                if let Some((stream, input)) = wire.into_parts() {
+                    Box::pin(self.serve_tcp(&connection, route, ClientStream::Plain(stream, input))).await;
+                }
+            }
+            None => {}
         }
     }
 
-    /// Serves a connection to its end, unless it wants TLS.
-    async fn serve_plain(&self, mut wire: Box<Wire>) -> Option<Caller> {
+    /// Serves a connection to its end, unless it is for TLS or for a TCP router.
+    async fn serve_plain(&self, mut wire: Box<Wire>) -> Option<Next> {
         if self.current.is_none() && self.shared.options.http2.is_none() {
             http1::serve(&self.app, wire).await;
             return None;
@@ -63,7 +100,8 @@ where
         match self.recognise(&mut wire).await {
             Ok(First::Http1) => http1::serve(&self.app, wire).await,
             Ok(First::Http2) => http2::serve(&self.http2, wire).await,
-            Ok(First::Tls(hello, since)) => return Some(Caller { wire, hello, since }),
+            Ok(First::Tls(hello, since, asked)) => return Some(Next::Tls(Caller { wire, hello, since, asked })),
+            Ok(First::Tcp(route)) => return Some(Next::Tcp(wire, route)),
             Ok(First::Malformed(reason)) => {
                 log::debug!("not a ClientHello: {reason}");
                 self.shared.observer.turned_away(&wire.connection.client, Refusal::Handshake);
@@ -72,8 +110,7 @@ where
                 http1::finish(&mut wire, http1::Linger::Yes).await;
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                let is_tls = matches!(sniff(&wire.input), Protocol::Tls);
-                if is_tls {
+                if sniff(&wire.input) == Protocol::Tls {
                     self.shared.observer.turned_away(&wire.connection.client, Refusal::Handshake);
                     http1::finish(&mut wire, http1::Linger::Yes).await;
                 } else {
@@ -95,17 +132,28 @@ where
         }
         let timeouts = wire.connection.options().timeouts;
         let started = pace::now();
+        let mut asked = Asked::Nothing;
         loop {
-            let until = match sniff(&wire.input) {
+            let protocol = sniff(&wire.input);
+            let until = match protocol {
                 Protocol::Tls if self.current.is_some() => match client_hello::read(&wire.input) {
-                    Reading::Whole(hello) => return Ok(First::Tls(Box::new(hello), started)),
+                    Reading::Whole(hello) => return Ok(First::Tls(Box::new(hello), started, asked)),
                     Reading::Malformed(reason) => return Ok(First::Malformed(reason)),
                     Reading::NotTls => return Ok(First::Http1),
                     Reading::Partial => started + timeouts.handshake,
                 },
-                Protocol::Http2 if self.shared.options.http2.is_some() => return Ok(First::Http2),
                 Protocol::Undecided => started + timeouts.head,
-                _ => return Ok(First::Http1),
+                // PostgreSQL's clients ask first whether TLS is spoken, and begin with it once that was affirmed.
+                Protocol::PostgresTls if asked == Asked::Nothing && self.speaks_postgres(wire) => {
+                    asked = Asked::Postgres;
+                    answer_postgres(wire, b'S').await?;
+                    started + timeouts.handshake
+                }
+                Protocol::PostgresGss if asked == Asked::Nothing && self.speaks_postgres(wire) => {
+                    answer_postgres(wire, b'N').await?;
+                    started + timeouts.head
+                }
+                _ => return Ok(self.plain(wire, protocol)),
             };
             if http1::fill_before(wire, until).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -113,25 +161,83 @@ where
         }
     }
 
+    /// Who takes a connection without TLS.
+    fn plain(&self, wire: &Wire, protocol: Protocol) -> First {
+        let client = &wire.connection.client;
+        let route = self.door(client).and_then(|door| door.tcp_plain(client.address()).cloned());
+        match (route, protocol) {
+            (Some(route), _) => First::Tcp(route),
+            (None, Protocol::Http2) if self.shared.options.http2.is_some() => First::Http2,
+            _ => First::Http1,
+        }
+    }
+
+    fn speaks_postgres(&self, wire: &Wire) -> bool {
+        self.door(&wire.connection.client).is_some_and(|door| door.has_tcp_over_tls())
+    }
+
+    /// Carries a connection for a TCP router. It counts as a tunnel: nothing in it tells when a drain may end it.
+    async fn serve_tcp(&self, connection: &Arc<Connection>, route: Arc<TcpRoute>, stream: Stream) {
+        connection.upgrade();
+        let client = connection.client.clone();
+        let tell = |report: &Report| self.shared.observer.carried(&client, report);
+        supervise(connection, forward(route, &client, stream, tell)).await;
+    }
+
     /// Serves a connection over TLS.
     async fn serve_tls(&self, caller: Caller) {
         let outer = caller.wire.connection.clone();
+        let Some(door) = self.door(&outer.client) else { return };
+        let view = ConnectionView {
+            server_name: caller.hello.server_name.as_deref(),
+            protocols: &caller.hello.protocols,
+            client: outer.client.address(),
+        };
+        let (terms, route) = match door.over_tls(&view) {
+            Way::Http(terms) => (terms.clone(), None),
+            Way::Tcp(route) => match &route.tls {
+                TcpTls::Terminate(terms) => (terms.clone(), Some(route.clone())),
+                TcpTls::Passthrough | TcpTls::Without => return self.pass_through(caller, route.clone()).await,
+            },
+        };
         let mut made = None;
-        supervise(&outer, async { made = self.shake_hands(caller).await }).await;
-        let Some((wire, is_http2)) = made else { return };
-        let connection = wire.connection.clone();
+        supervise(&outer, async { made = self.shake_hands(caller, terms).await }).await;
+        let Some((stream, connection)) = made else { return };
+        if let Some(route) = route {
+            return self.serve_tcp(&connection, route, ClientStream::Tls(stream)).await;
+        }
+        let facts = connection.client.tls.as_ref();
+        let is_http2 =
+            self.shared.options.http2.is_some() && facts.is_some_and(|facts| facts.protocol.as_deref() == Some(b"h2"));
+        let wire = Box::new(Wire::new(Transport::Tls(stream), BytesMut::new(), connection.clone()));
         supervise(&connection, async {
             if is_http2 { http2::serve(&self.http2, wire).await } else { http1::serve(&self.app, wire).await }
         })
         .await;
     }
 
-    /// Makes the handshake; whether HTTP/2 was agreed on.
-    async fn shake_hands(&self, caller: Caller) -> Option<(Box<Wire>, bool)> {
-        let Caller { wire, hello, since } = caller;
+    /// Carries TLS that ends elsewhere.
+    async fn pass_through(&self, caller: Caller, route: Arc<TcpRoute>) {
+        let Caller { wire, hello, asked, .. } = caller;
+        // For the log: the name is all that is known.
+        let facts = TlsFacts { server_name: hello.server_name, ..TlsFacts::default() };
+        let client = Client { tls: Some(Arc::new(facts)), ..(*wire.connection.client).clone() };
+        let connection = Arc::new(Connection::new(Arc::new(client), self.shared.clone()));
+        if let Some((stream, input)) = wire.into_parts() {
+            let stream = match asked {
+                Asked::Nothing => ClientStream::Plain(stream, input),
+                Asked::Postgres => ClientStream::Postgres(stream, input),
+            };
+            self.serve_tcp(&connection, route, stream).await;
+        }
+    }
+
+    /// Makes the handshake on these terms: the connection within.
+    async fn shake_hands(&self, caller: Caller, terms: Terms) -> Option<(Box<TlsStream<Rewound>>, Arc<Connection>)> {
+        let Caller { wire, hello, since, .. } = caller;
         let client = wire.connection.client.clone();
-        let Terms { name, options } = self.door(&client)?.terms(hello.server_name.as_deref()).clone();
         let (stream, input) = wire.into_parts()?;
+        let Terms { name, options } = terms;
         let Some(options) = options else {
             self.shared.observer.turned_away(&client, Refusal::Handshake);
             log::debug!("handshake refused: the TLS options {name} are broken");
@@ -150,15 +256,19 @@ where
                 return None;
             }
         };
-        let is_http2 = self.shared.options.http2.is_some() && facts.protocol.as_deref() == Some(b"h2");
         let facts = TlsFacts { options: Some(name.as_str().into()), ..facts };
         let client = Client { tls: Some(Arc::new(facts)), ..(*client).clone() };
-        let connection = Arc::new(Connection::new(Arc::new(client), self.shared.clone()));
-        let wire = Wire::new(Transport::Tls(Box::new(stream)), BytesMut::new(), connection);
-        Some((Box::new(wire), is_http2))
+        Some((Box::new(stream), Arc::new(Connection::new(Arc::new(client), self.shared.clone()))))
     }
 
     fn door(&self, client: &Client) -> Option<Arc<Door>> {
         self.current.as_ref()?.load().doors.get(client.entry_point_index).cloned()
     }
+}
+
+/// Answers a question of PostgreSQL's, which is as long as the input's beginning.
+async fn answer_postgres(wire: &mut Wire, answer: u8) -> io::Result<()> {
+    wire.input.advance(POSTGRES_QUESTION_BYTES);
+    wire.push(&[answer]);
+    poll_fn(|cx| wire.poll_flush(cx)).await
 }

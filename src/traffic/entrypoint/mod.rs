@@ -42,6 +42,7 @@ use proxy_protocol::Header;
 use crate::exchange::{Client, Fault};
 use crate::observe::meters::Refusal;
 use crate::snapshot::Current;
+use crate::traffic::tcp::Report;
 
 /// Learns of everything that the front door answers or ends by itself, for the access log and the metrics.
 pub trait Observer: Send + Sync {
@@ -50,6 +51,9 @@ pub trait Observer: Send + Sync {
 
     /// A connection was closed before it carried anything.
     fn turned_away(&self, _client: &Client, _refusal: Refusal) {}
+
+    /// A connection that a TCP router took has ended.
+    fn carried(&self, _client: &Client, _report: &Report) {}
 
     /// A connection was accepted at the entry point with this index.
     fn opened(&self, _entry_point: usize) {}

@@ -3,10 +3,12 @@
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Bytes of a question that a PostgreSQL client may begin with.
+pub(super) const POSTGRES_QUESTION_BYTES: usize = 8;
 /// What a PostgreSQL client sends before a ClientHello (PostgreSQL, "Frontend/Backend Protocol", SSLRequest).
-const SSL_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 4, 210, 22, 47];
+const SSL_REQUEST: &[u8; POSTGRES_QUESTION_BYTES] = &[0, 0, 0, 8, 4, 210, 22, 47];
 /// The same for encryption by GSSAPI, which a client asks for first and does without if it is refused.
-const GSSENC_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 4, 210, 22, 48];
+const GSSENC_REQUEST: &[u8; POSTGRES_QUESTION_BYTES] = &[0, 0, 0, 8, 4, 210, 22, 48];
 
 /// What the first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

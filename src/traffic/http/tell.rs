@@ -6,11 +6,12 @@ use http::Version;
 use pingora_proxy::Session;
 
 use crate::exchange::{Client, Exchange, Fault};
-use crate::observe::access_log::{Origin, Record, Request, Response, Routed, Tls};
+use crate::observe::access_log::{ConnectionRecord, Origin, Record, Request, Response, Routed, Tls};
 use crate::observe::meters::{Observation, Protocol, Refusal, Transport};
 use crate::service::Service;
-use crate::snapshot::Target;
+use crate::snapshot::{Target, TcpTarget};
 use crate::traffic::entrypoint::Observer;
+use crate::traffic::tcp::Report;
 
 use super::{Flight, Gateway};
 
@@ -132,6 +133,34 @@ impl Observer for Gateway {
 
     fn turned_away(&self, client: &Client, refusal: Refusal) {
         self.entry_points[client.entry_point_index].meters.refuse(refusal);
+    }
+
+    fn carried(&self, client: &Client, report: &Report) {
+        let entry_point = &self.entry_points[client.entry_point_index];
+        let Some(log) = self.access_log.as_ref().filter(|_| entry_point.access_log) else { return };
+        let service = match &report.route.target {
+            TcpTarget::Service { name, .. } => name.as_str(),
+            TcpTarget::Disabled => "",
+        };
+        let tls = client.tls.as_deref();
+        log.log_connection(&ConnectionRecord {
+            started: report.started,
+            duration: report.began.elapsed(),
+            peer: client.peer,
+            entry_point: &entry_point.name,
+            server_name: tls.and_then(|tls| tls.server_name.as_deref()),
+            tls: tls.filter(|tls| !tls.version.is_empty()).map(|tls| Tls {
+                version: tls.version,
+                cipher: tls.cipher,
+                client_subject: tls.client_subject.as_deref(),
+            }),
+            router: report.route.name.as_str(),
+            service,
+            server: report.server.as_ref().map(|server| server.address()),
+            received_bytes: report.received_bytes,
+            sent_bytes: report.sent_bytes,
+            ending: report.ending.name(),
+        });
     }
 
     fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]) {

@@ -1,0 +1,209 @@
+//! Bytes both ways between two connections, until both directions have ended.
+//!
+//! Between two plain sockets nothing is kept while nothing flows, and what flows for long is moved by the kernel (`splice(2)`).
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use socket2::SockRef;
+use std::os::fd::OwnedFd;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+
+/// Bytes moved at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes of the buffer that a direction over TLS has.
+const BUFFER_BYTES: usize = 16 << 10;
+/// A direction that has carried so many bytes is worth two descriptors for a pipe.
+const SPLICE_FROM_BYTES: u64 = 256 << 10;
+
+/// Bytes so far.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+impl Carried {
+    /// From the client.
+    pub(super) fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// To the client.
+    pub(super) fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
+    }
+}
+
+/// Relays between two sockets; `first` was read of the client's already.
+pub(super) async fn plain(
+    client: &TcpStream,
+    server: &TcpStream,
+    first: &[u8],
+    carried: &Carried,
+    delay: Option<Duration>,
+) -> io::Result<()> {
+    let up = async {
+        write_all(server, first).await?;
+        carried.up.fetch_add(first.len() as u64, Ordering::Relaxed);
+        move_all(client, server, &carried.up).await
+    };
+    both(up, move_all(server, client, &carried.down), delay).await
+}
+
+/// Relays between two connections of which at least one is TLS.
+pub(super) async fn layered<C, S>(
+    client: C,
+    server: S,
+    first: &[u8],
+    carried: &Carried,
+    delay: Option<Duration>,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (client_read, client_write) = tokio::io::split(client);
+    let (server_read, mut server_write) = tokio::io::split(server);
+    let up = async {
+        server_write.write_all(first).await?;
+        carried.up.fetch_add(first.len() as u64, Ordering::Relaxed);
+        copy_all(client_read, server_write, &carried.up).await
+    };
+    both(up, copy_all(server_read, client_write, &carried.down), delay).await
+}
+
+/// Waits for both directions. When one has ended, the other has `delay` left.
+async fn both(
+    up: impl Future<Output = io::Result<()>>,
+    down: impl Future<Output = io::Result<()>>,
+    delay: Option<Duration>,
+) -> io::Result<()> {
+    match select(pin!(up), pin!(down)).await {
+        Either::Left((ended, down)) => {
+            ended?;
+            rest(down, delay).await
+        }
+        Either::Right((ended, up)) => {
+            ended?;
+            rest(up, delay).await
+        }
+    }
+}
+
+async fn rest(direction: impl Future<Output = io::Result<()>>, delay: Option<Duration>) -> io::Result<()> {
+    match delay {
+        // Who is cut off here has been told by the other side that it is over.
+        Some(delay) => tokio::time::timeout(delay, direction).await.unwrap_or(Ok(())),
+        None => direction.await,
+    }
+}
+
+/// One direction over TLS.
+async fn copy_all<R, W>(mut from: R, mut to: W, count: &AtomicU64) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let read = match from.read(&mut buffer).await {
+            Ok(read) => read,
+            // A peer that closes without a word of TLS is common, and the relay judges no protocol.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Err(error) => return Err(error),
+        };
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..read]).await?;
+        to.flush().await?;
+        count.fetch_add(read as u64, Ordering::Relaxed);
+    }
+}
+
+thread_local! {
+    /// What was read and could be written at once needs no buffer of its own.
+    static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK_BYTES].into());
+}
+
+/// One direction between two sockets.
+async fn move_all(from: &TcpStream, to: &TcpStream, count: &AtomicU64) -> io::Result<()> {
+    loop {
+        from.readable().await?;
+        let (read, rest) = match move_once(from, to) {
+            Ok(moved) => moved,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
+        if read == 0 {
+            return SockRef::from(to).shutdown(std::net::Shutdown::Write);
+        }
+        write_all(to, &rest).await?;
+        let so_far = count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        if so_far >= SPLICE_FROM_BYTES
+            && let Ok((reader, writer)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+        {
+            return splice_all(from, to, (&reader, &writer), count).await;
+        }
+    }
+}
+
+/// Reads once and writes what can be written without waiting: how many bytes were read, and those that are left.
+fn move_once(from: &TcpStream, to: &TcpStream) -> io::Result<(usize, Vec<u8>)> {
+    CHUNK.with_borrow_mut(|chunk| {
+        let read = from.try_read(chunk)?;
+        let written = match to.try_write(&chunk[..read]) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        Ok((read, chunk[written..read].to_vec()))
+    })
+}
+
+async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        to.writable().await?;
+        match to.try_write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The rest of one direction, from socket to socket by way of a pipe: the bytes never leave the kernel.
+async fn splice_all(
+    from: &TcpStream,
+    to: &TcpStream,
+    (reader, writer): (&OwnedFd, &OwnedFd),
+    count: &AtomicU64,
+) -> io::Result<()> {
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    loop {
+        let filled =
+            from.async_io(Interest::READABLE, || Ok(splice(from, None, writer, None, CHUNK_BYTES, flags)?)).await?;
+        if filled == 0 {
+            return SockRef::from(to).shutdown(std::net::Shutdown::Write);
+        }
+        let mut left = filled;
+        while left > 0 {
+            let moved = to.async_io(Interest::WRITABLE, || Ok(splice(reader, None, to, None, left, flags)?)).await?;
+            if moved == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            left -= moved;
+        }
+        count.fetch_add(filled as u64, Ordering::Relaxed);
+    }
+}
