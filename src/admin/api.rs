@@ -17,6 +17,7 @@ use crate::units::Name;
 
 use super::listing::{Listed, Listing, decode_segment};
 use super::model::{Class, Model};
+use super::tcp;
 
 /// Answers that may be made at once. Each may take as much memory as the configuration itself.
 const TURNS: usize = 2;
@@ -82,8 +83,8 @@ impl Api {
                 let object = self.about.entry_points.iter().find(|object| object["name"] == name.as_str());
                 found("entry point", &name, object.cloned())
             }
-            // Nothing of TCP or certificates is served yet: their lists are empty, not missing.
-            ["tcp", "routers" | "services" | "middlewares"] | ["certificates"] => Listing::answer(query, &[][..]),
+            // Certificates are not told of: their list is empty, not missing.
+            ["certificates"] => Listing::answer(query, &[][..]),
             _ => match self.status.applied() {
                 Some(applied) => self.of_configuration(&parts, query, &applied),
                 None => {
@@ -97,8 +98,16 @@ impl Api {
     fn of_configuration(&self, parts: &[&str], query: &str, applied: &Applied) -> Reply {
         let model = Model::new(applied, &self.about);
         match parts {
-            ["overview"] => ok(&self.overview(&model)),
-            ["rawdata"] => ok(&raw(&model, applied)),
+            ["overview"] => ok(&self.overview(&model, applied)),
+            ["rawdata"] => ok(&raw(&model, applied, &self.about)),
+            ["tcp", kind] => tcp::Class::of_segment(kind)
+                .map_or_else(nothing_here, |class| Listing::answer(query, &tcp::list(applied, &self.about, class)[..])),
+            ["tcp", kind, name] => tcp::Class::of_segment(kind).map_or_else(nothing_here, |class| {
+                let name = decode_segment(name);
+                let objects = tcp::list(applied, &self.about, class);
+                let object = objects.into_iter().find(|object| object["name"] == name.as_str());
+                found(kind.trim_end_matches('s'), &name, object)
+            }),
             [protocol, kind] => {
                 let list = Class::of_segments(protocol, kind).map(|class| model.list(class));
                 list.map_or_else(nothing_here, |list| Listing::answer(query, &list))
@@ -121,15 +130,18 @@ impl Api {
         })
     }
 
-    fn overview(&self, model: &Model<'_>) -> Value {
-        let none = json!({ "total": 0, "warnings": 0, "errors": 0 });
+    fn overview(&self, model: &Model<'_>, applied: &Applied) -> Value {
         json!({
             "http": {
                 "routers": model.count(Class::Routers),
                 "services": model.count(Class::Services),
                 "middlewares": model.count(Class::Middlewares),
             },
-            "tcp": { "routers": none, "services": none, "middlewares": none },
+            "tcp": {
+                "routers": tcp::count(applied, tcp::Class::Routers),
+                "services": tcp::count(applied, tcp::Class::Services),
+                "middlewares": tcp::count(applied, tcp::Class::Middlewares),
+            },
             "udp": { "routers": model.count(Class::UdpRouters), "services": model.count(Class::UdpServices) },
             "features": self.about.features,
             "providers": self.about.providers,
@@ -147,10 +159,14 @@ impl Internal for Api {
     }
 }
 
-fn raw(model: &Model<'_>, applied: &Applied) -> Value {
+fn raw(model: &Model<'_>, applied: &Applied, about: &About) -> Value {
     let by_name = |class: Class| -> BTreeMap<String, Value> {
         let list = model.list(class);
         let objects = (0..list.len()).filter_map(|index| list.object(index));
+        objects.map(|object| (object["name"].as_str().unwrap_or_default().to_owned(), object)).collect()
+    };
+    let of_tcp = |class| -> BTreeMap<String, Value> {
+        let objects = tcp::list(applied, about, class).into_iter();
         objects.map(|object| (object["name"].as_str().unwrap_or_default().to_owned(), object)).collect()
     };
     let problems: Vec<String> = applied.outcome.problems.iter().map(ToString::to_string).collect();
@@ -158,6 +174,9 @@ fn raw(model: &Model<'_>, applied: &Applied) -> Value {
         "routers": by_name(Class::Routers),
         "services": by_name(Class::Services),
         "middlewares": by_name(Class::Middlewares),
+        "tcpRouters": of_tcp(tcp::Class::Routers),
+        "tcpServices": of_tcp(tcp::Class::Services),
+        "tcpMiddlewares": of_tcp(tcp::Class::Middlewares),
         "udpRouters": by_name(Class::UdpRouters),
         "udpServices": by_name(Class::UdpServices),
         "problems": problems,

@@ -16,6 +16,7 @@ use crate::service::Internal;
 use super::api::About;
 use super::listing::Listed;
 use super::model::{Class, Model};
+use super::tcp;
 
 /// Most rows of one table; the API has them all.
 const ROW_LIMIT: usize = 1000;
@@ -85,6 +86,15 @@ impl Dashboard {
         );
         table(&mut page, "Services", &["name", "type", "serverStatus", "usedBy"], &model.list(Class::Services));
         table(&mut page, "Middlewares", &["name", "type", "usedBy"], &model.list(Class::Middlewares));
+        let of_tcp = |class| tcp::list(&applied, &self.about, class);
+        let routers = of_tcp(tcp::Class::Routers);
+        if !routers.is_empty() {
+            table(&mut page, "TCP routers", &["name", "rule", "service", "entryPoints", "middlewares"], &routers[..]);
+            let services = of_tcp(tcp::Class::Services);
+            table(&mut page, "TCP services", &["name", "type", "serverStatus", "usedBy"], &services[..]);
+            let middlewares = of_tcp(tcp::Class::Middlewares);
+            table(&mut page, "TCP middlewares", &["name", "type", "usedBy"], &middlewares[..]);
+        }
         let (routers, services) = (model.list(Class::UdpRouters), model.list(Class::UdpServices));
         if routers.len() + services.len() > 0 {
             table(&mut page, "UDP routers", &["name", "service", "entryPoints", "using"], &routers);
@@ -104,7 +114,7 @@ impl Internal for Dashboard {
     }
 }
 
-fn table(page: &mut String, title: &str, columns: &[&str], objects: &impl Listed) {
+fn table(page: &mut String, title: &str, columns: &[&str], objects: &(impl Listed + ?Sized)) {
     let _ = write!(page, "<h2>{title} ({})</h2><table><tr><th>status", objects.len());
     for column in columns {
         let _ = write!(page, "<th>{column}");

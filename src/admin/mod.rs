@@ -7,6 +7,7 @@ mod metrics;
 mod model;
 mod noop;
 mod ping;
+mod tcp;
 
 pub use api::{About, Api};
 pub use dashboard::Dashboard;

@@ -240,27 +240,38 @@ impl<'a> Model<'a> {
     }
 
     /// Adds what became of it.
-    fn finish(&self, mut object: Value, class: Class, name: &Name) -> Value {
-        let problems = self.problems(class, name);
-        object["status"] = json!(status(&problems));
-        if !problems.is_empty() {
-            object["error"] = json!(problems.iter().map(ToString::to_string).collect::<Vec<_>>());
-        }
-        object["name"] = json!(name);
-        object["provider"] = json!(name.provider().unwrap_or_default());
-        object
+    fn finish(&self, object: Value, class: Class, name: &Name) -> Value {
+        let (protocol, kind) = class.segments();
+        finish(self.applied, object, &format!("{protocol}.{kind}"), name)
     }
 
     fn problems(&self, class: Class, name: &Name) -> Vec<&'a Problem> {
-        if self.applied.outcome.problems.is_empty() {
-            return Vec::new();
-        }
         let (protocol, kind) = class.segments();
-        // Compiling speaks of qualified names, reading of the names as they stand in the file.
-        let mut problems = self.applied.problems_of(&format!("{protocol}.{kind}.{name}"));
-        problems.extend(self.applied.problems_of(&format!("{protocol}.{kind}.{}", name.local())));
-        problems
+        problems_of(self.applied, &format!("{protocol}.{kind}"), name)
     }
+}
+
+/// Adds to an object of `kind` what became of it.
+pub(super) fn finish(applied: &Applied, mut object: Value, kind: &str, name: &Name) -> Value {
+    let problems = problems_of(applied, kind, name);
+    object["status"] = json!(status(&problems));
+    if !problems.is_empty() {
+        object["error"] = json!(problems.iter().map(ToString::to_string).collect::<Vec<_>>());
+    }
+    object["name"] = json!(name);
+    object["provider"] = json!(name.provider().unwrap_or_default());
+    object
+}
+
+/// What is wrong with an object of `kind`.
+pub(super) fn problems_of<'a>(applied: &'a Applied, kind: &str, name: &Name) -> Vec<&'a Problem> {
+    if applied.outcome.problems.is_empty() {
+        return Vec::new();
+    }
+    // Compiling speaks of qualified names, reading of the names as they stand in the file.
+    let mut problems = applied.problems_of(&format!("{kind}.{name}"));
+    problems.extend(applied.problems_of(&format!("{kind}.{}", name.local())));
+    problems
 }
 
 /// The objects of one class.
@@ -290,7 +301,7 @@ fn is_for_udp(entry_point: &Value) -> bool {
 }
 
 /// An error disables, anything else is a warning.
-fn status(problems: &[&Problem]) -> &'static str {
+pub(super) fn status(problems: &[&Problem]) -> &'static str {
     match problems.iter().map(|problem| problem.severity).max() {
         Some(Severity::Error) => "disabled",
         Some(Severity::Warning) => "warning",
@@ -306,7 +317,7 @@ fn users<'a>(pairs: impl Iterator<Item = (&'a Name, &'a Name)>) -> Users<'a> {
     users
 }
 
-fn as_written(settings: &impl Serialize) -> Value {
+pub(super) fn as_written(settings: &impl Serialize) -> Value {
     match serde_json::to_value(settings) {
         Ok(value @ Value::Object(_)) => value,
         _ => json!({}),

@@ -95,6 +95,12 @@ impl Pipeline {
     pub async fn watch_files(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOKS_EVERY).await;
+            // Somebody who holds it applies a configuration, and looks at the files in doing so.
+            let has_stale_files =
+                self.built.try_lock().is_some_and(|built| built.as_ref().is_some_and(Built::has_stale_files));
+            if !has_stale_files {
+                continue;
+            }
             let pipeline = self.clone();
             let applied = tokio::task::spawn_blocking(move || pipeline.apply_other_files()).await;
             if let Err(error) = applied {

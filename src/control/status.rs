@@ -21,6 +21,8 @@ pub struct Applied {
     pub snapshot: Arc<Snapshot>,
     /// Services by name.
     pub services: Arc<std::collections::BTreeMap<Name, Arc<Service>>>,
+    /// TCP services by name.
+    pub tcp_services: Arc<std::collections::BTreeMap<Name, Arc<crate::service::tcp::Service>>>,
     /// UDP services by name.
     pub udp_services: Arc<std::collections::BTreeMap<Name, Arc<udp::Service>>>,
     /// How it went.
@@ -69,6 +71,7 @@ impl Status {
             routing: built.routing.clone(),
             snapshot: built.snapshot.clone(),
             services: built.services.clone(),
+            tcp_services: built.tcp_services().clone(),
             udp_services: built.udp_services.clone(),
             outcome: outcome.clone(),
             by_path,

@@ -70,12 +70,8 @@ impl ConnectionRule {
                 let message = format!("`{name}` takes 1 parameter, not {}", arguments.len());
                 return Err(RuleError::new(call.column, message));
             }
-            let terms = arguments.iter().map(|argument| {
-                if argument.is_empty() {
-                    return Err(format!("empty args for matcher {name}"));
-                }
-                ConnectionMatcher::build(name, argument, syntax).map(Predicate::Is)
-            });
+            let terms =
+                arguments.iter().map(|argument| ConnectionMatcher::build(name, argument, syntax).map(Predicate::Is));
             let terms = terms.collect::<Result<Vec<_>, _>>();
             terms.map(Predicate::any).map_err(|message| RuleError::new(call.column, message))
         };
@@ -241,7 +237,7 @@ mod tests {
             ("HostSN(`a`)", "1 unknown matcher `HostSN`"),
             ("HostSNI(`a`, `b`)", "1 `HostSNI` takes 1 parameter, not 2"),
             ("HostSNI(`a`) && ALPN(`acme-tls/1`)", "17 `acme-tls/1` is kept for proofs to ACME servers"),
-            ("HostSNI(``)", "1 empty args for matcher HostSNI"),
+            ("HostSNI(``)", "9 a parameter of `HostSNI` is empty"),
             ("HostSNI(`a.*`)", "1 no client asks for `a.*`: `*` stands alone or as the first label"),
             ("HostSNI(`ä`)", "ASCII"),
             ("ClientIP(`x`)", "CIDR"),

@@ -90,6 +90,11 @@ pub struct Built {
 }
 
 impl Built {
+    /// TCP services by name.
+    pub fn tcp_services(&self) -> &Arc<BTreeMap<Name, Arc<service::tcp::Service>>> {
+        &self.tcp.services
+    }
+
     /// Whether a certificate, key or authority's file is another than the one that was read.
     pub fn has_stale_files(&self) -> bool {
         self.terms.has_stale_files()

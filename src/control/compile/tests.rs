@@ -401,6 +401,6 @@ fn what_is_unchanged_of_udp_is_kept() {
     assert_eq!(kept(&UDP.replacen("weight: 3", "weight: 4", 1)), [false, true]);
     let after =
         bed.compile(&UDP.replacen("\"127.0.0.1:1\"", "\"127.0.0.1:9\"}, {address: \"127.0.0.1:1\"", 1), Some(&before));
-    let crate::service::udp::Service::Servers(pool) = &*before.udp_services["one@file"] else { unreachable!() };
+    let service::udp::Service::Servers(pool) = &*before.udp_services["one@file"] else { unreachable!() };
     assert!(after.snapshot.udp.iter().flatten().all(|route| route.service.has(&pool.servers()[0])), "the server stays");
 }
