@@ -97,9 +97,11 @@ impl Piece {
     /// The piece at the beginning of a text with at least one byte, whose first bytes are `head`.
     fn first(head: u64, text_length: usize) -> Self {
         const ONES: u64 = u64::from_le_bytes([1; 8]);
-        let zero_at_slash = head ^ (ONES * SLASH as u64);
-        // The lowest bit that is set marks the first zero byte. The first byte begins the piece, whatever it is.
-        let slashes = zero_at_slash.wrapping_sub(ONES) & !zero_at_slash & (ONES << 7) & !0xff;
+        // The first byte begins the piece, whatever it is. Were it a zero, a borrow would make one of the byte after it, if that
+        // differs from a slash in its lowest bit only: a dot.
+        let zero_at_slash = (head ^ (ONES * SLASH as u64)) | 0xff;
+        // The lowest bit that is set marks the first zero byte.
+        let slashes = zero_at_slash.wrapping_sub(ONES) & !zero_at_slash & (ONES << 7);
         let length = (slashes.trailing_zeros() / 8).min(text_length.min(PIECE_BYTES) as u32);
         Self { bytes: head, length }.shortened(length)
     }

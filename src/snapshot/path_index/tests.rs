@@ -32,6 +32,21 @@ fn reached(index: &PathIndex, root: u32, path: &str) -> Vec<u32> {
 }
 
 #[test]
+fn a_name_may_begin_with_a_dot() {
+    let index = index(&[(0, "/.well-known/acme-challenge/"), (0, "=/.git"), (0, "/a/.b"), (0, "/./x")]);
+    for (path, expected) in [
+        ("/.well-known/acme-challenge/x", &[0][..]),
+        ("/.git", &[1]),
+        ("/.gi", &[]),
+        ("/a/.b/c", &[2]),
+        ("/./x", &[3]),
+        ("//x", &[]),
+    ] {
+        assert_eq!(reached(&index, 0, path), expected, "{path}");
+    }
+}
+
+#[test]
 fn finds_prefixes_and_exact_paths_byte_by_byte() {
     let index = index(&[
         (0, "/foo"),
@@ -121,8 +136,8 @@ proptest! {
     /// What the index leaves out is weaker than something that matches for sure; what it names is there.
     #[test]
     fn it_agrees_with_a_scan(
-        keys in prop::collection::vec(("[/ab\\-0]{0,20}", any::<bool>(), any::<bool>()), 0..60),
-        path in "[/ab\\-0]{0,24}",
+        keys in prop::collection::vec(("[/ab.\\-0]{0,20}", any::<bool>(), any::<bool>()), 0..60),
+        path in "[/ab.\\-0]{0,24}",
         length in 0..25_usize,
     ) {
         let keyed = (0..).zip(&keys).map(|(rank, (path, exact, decided))| (0, path.as_str(), *exact, Candidate::new(rank, *decided)));
