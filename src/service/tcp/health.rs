@@ -1,13 +1,12 @@
 //! Probes of TCP servers: whether one takes a connection, and says what it should.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration as Span;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::{Server, Transport};
 use crate::problem::{Problem, Problems, all, refuse};
 use crate::units::Duration;
 
@@ -49,7 +48,7 @@ impl Default for Settings {
 /// How servers are probed, checked.
 #[derive(Debug)]
 pub struct Plan {
-    pub(super) port: Option<u16>,
+    port: Option<u16>,
     send: Box<[u8]>,
     expect: Box<[u8]>,
     interval: Span,
@@ -98,20 +97,17 @@ impl Plan {
         if is_up { self.interval } else { self.unhealthy_interval }
     }
 
-    /// Probes the server at `address`.
+    /// Probes a server, over TLS if that is how it is spoken to.
     ///
     /// # Errors
     /// Why it does not pass.
-    pub(super) async fn probe(&self, address: SocketAddr) -> Result<(), String> {
+    pub(super) async fn probe(&self, server: &Server, transport: &Transport) -> Result<(), String> {
         let probe = async {
-            let mut stream = TcpStream::connect(address).await?;
-            stream.write_all(&self.send).await?;
-            let mut answer = vec![0; self.expect.len()];
-            stream.read_exact(&mut answer).await?;
-            if *answer == *self.expect {
-                Ok(())
+            let stream = server.connect(self.port, self.timeout).await?;
+            if server.tls {
+                self.ask(transport.shake_hands(server.host(), stream).await?).await
             } else {
-                Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is not the expected one"))
+                self.ask(stream).await
             }
         };
         match tokio::time::timeout(self.timeout, probe).await {
@@ -119,11 +115,24 @@ impl Plan {
             Err(_) => Err("no answer in time".to_owned()),
         }
     }
+
+    async fn ask<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> io::Result<()> {
+        stream.write_all(&self.send).await?;
+        stream.flush().await?;
+        let mut answer = vec![0; self.expect.len()];
+        stream.read_exact(&mut answer).await?;
+        if *answer == *self.expect {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is not the expected one"))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::tcp::pool::ServerSettings;
 
     #[test]
     fn what_has_no_meaning_is_refused() {
@@ -154,7 +163,10 @@ mod tests {
         let plan = |send: &str, expect: &str| {
             Plan::build(&Settings { send: send.into(), expect: expect.into(), ..Settings::default() }).unwrap()
         };
-        assert_eq!(plan("PING", "+PONG").probe(address).await, Ok(()));
-        assert_eq!(plan("PONG", "+PONG").probe(address).await, Err("the answer is not the expected one".to_owned()));
+        let written = ServerSettings { address: address.to_string(), tls: false };
+        let (server, transport) = (Server::build(&written).unwrap(), Transport::build(&Default::default()).unwrap());
+        assert_eq!(plan("PING", "+PONG").probe(&server, &transport).await, Ok(()));
+        let refused = plan("PONG", "+PONG").probe(&server, &transport).await;
+        assert_eq!(refused, Err("the answer is not the expected one".to_owned()));
     }
 }

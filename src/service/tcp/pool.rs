@@ -1,13 +1,14 @@
 //! The servers of one service for TCP connections: who is up, and whose turn it is.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration as Span, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -70,7 +71,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn build(settings: &ServerSettings) -> Result<Self, Problem> {
+    pub(super) fn build(settings: &ServerSettings) -> Result<Self, Problem> {
         let wrong = |message: String| Problem::at("address", message);
         let written = settings.address.as_str();
         if written.is_empty() {
@@ -114,19 +115,37 @@ impl Server {
         self.last_error.lock().clone()
     }
 
-    /// The address whose turn it is, and its place among the others.
-    pub fn due(&self, now: Instant) -> Option<(SocketAddr, usize)> {
-        let found = self.addresses.found();
-        let found = found.as_ref()?;
-        let at = found.due(millis(now))?;
-        Some((found.list()[at], at))
-    }
-
-    /// Notes that the `at`th address did not take a connection.
-    pub fn refuse_address(&self, at: usize, now: Instant) {
-        if let Some(found) = self.addresses.found().as_ref() {
-            found.refuse(at, millis(now));
+    /// Connects to one of its addresses, those that lately took no connection last; to another `port` if there is one. Each
+    /// that is left has an equal share of the time that is left.
+    ///
+    /// # Errors
+    /// Why the last one took no connection; `TimedOut` if it said nothing.
+    pub async fn connect(&self, port: Option<u16>, patience: Span) -> io::Result<TcpStream> {
+        let began = Instant::now();
+        let mut error = io::Error::new(io::ErrorKind::NotFound, "its address is not known");
+        let count = self.addresses.found().as_ref().map_or(0, |found| found.list().len());
+        for left in (1..=count).rev() {
+            let now = Instant::now();
+            let due = self.addresses.found().as_ref().and_then(|found| {
+                let at = found.due(millis(now))?;
+                Some((found.list()[at], at))
+            });
+            let Some((mut address, at)) = due else { break };
+            address.set_port(port.unwrap_or(address.port()));
+            let share = patience.saturating_sub(now - began) / u32::try_from(left).unwrap_or(u32::MAX);
+            error = match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
+            // Another port says nothing about this one.
+            if port.is_none()
+                && let Some(found) = self.addresses.found().as_ref()
+            {
+                found.refuse(at, millis(Instant::now()));
+            }
         }
+        Err(error)
     }
 }
 
@@ -319,15 +338,14 @@ async fn probe_server(pool: Weak<Pool>, index: usize) {
         let Some(strong) = pool.upgrade() else { return };
         let server = strong.servers[index].clone();
         let Some(plan) = &strong.plan else { return };
-        let Some((address, _)) = server.due(probe::now()) else {
+        if !server.addresses.is_known() {
             drop(strong);
             tokio::time::sleep(UNRESOLVED_PAUSE).await;
             continue;
-        };
-        let address = SocketAddr::new(address.ip(), plan.port.unwrap_or(address.port()));
+        }
         let result = {
             let Ok(_permit) = probe::permits().acquire().await else { return };
-            plan.probe(address).await
+            plan.probe(&server, &strong.transport).await
         };
         let is_up = result.is_ok();
         strong.note(&server, result);
@@ -372,5 +390,29 @@ async fn resolve_server(pool: Weak<Pool>, index: usize) {
         drop(strong);
         let pause = backends.as_ref().map_or(resolve::RETRY, |backends| backends.pause(answered, probe::now()));
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_of_a_server_is_tried() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.3:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let written = ServerSettings { address: format!("name.test:{port}"), tls: false };
+        let server = Server::build(&written).unwrap();
+        let patience = Span::from_secs(5);
+        assert_eq!(server.connect(None, patience).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        let addresses = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 0, 3]].map(Into::into).to_vec();
+        server.addresses.set(Found::new(addresses, port));
+        // Whoever has the first turn, and also when all others have refused lately.
+        for _ in 0..6 {
+            let stream = server.connect(None, patience).await.unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        }
+        drop(listener);
+        assert_eq!(server.connect(None, patience).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -1,6 +1,7 @@
 //! How TCP servers are spoken to: patience, TLS, and what they are told of the client.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
@@ -13,6 +14,9 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -167,6 +171,16 @@ impl Transport {
             server_name: Some(written.server_name.as_str()).filter(|name| !name.is_empty()).map(Box::from),
             identity: identity.finalize().into(),
         }))
+    }
+
+    /// Makes the handshake with a server that is called `host`, if the settings have no other name for it.
+    ///
+    /// # Errors
+    /// What is wrong with the name, the certificate or the connection.
+    pub async fn shake_hands(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = self.server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        TlsConnector::from(self.tls.clone()).connect(name, stream).await
     }
 
     /// Whether both speak to servers in the same way, certificates included.

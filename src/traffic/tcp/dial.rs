@@ -2,13 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::time::Instant;
 
-use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::proxy_header;
@@ -61,11 +58,9 @@ async fn connect_patiently(
     wants_postgres: bool,
 ) -> Result<ServerStream, NotConnected> {
     let (pool, server) = (&selection.pool, &selection.server);
-    let unknown = || NotConnected::Refused(io::Error::new(io::ErrorKind::NotFound, "its address is not known"));
-    let (address, at) = server.due(Instant::now()).ok_or_else(unknown)?;
-    let mut stream = TcpStream::connect(address).await.map_err(|error| {
-        server.refuse_address(at, Instant::now());
-        NotConnected::Refused(error)
+    let mut stream = server.connect(None, pool.transport.dial_timeout).await.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => NotConnected::Timeout,
+        _ => NotConnected::Refused(error),
     })?;
     prepare(&stream, selection).map_err(NotConnected::Refused)?;
     if let Some(version) = pool.proxy_protocol {
@@ -81,11 +76,7 @@ async fn connect_patiently(
     if !server.tls {
         return Ok(ServerStream::Plain(stream));
     }
-    let name = pool.transport.server_name.as_deref().unwrap_or(server.host()).to_owned();
-    let name = ServerName::try_from(name)
-        .map_err(|error| NotConnected::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-    let connector = TlsConnector::from(pool.transport.tls.clone());
-    let stream = connector.connect(name, stream).await.map_err(NotConnected::Tls)?;
+    let stream = pool.transport.shake_hands(server.host(), stream).await.map_err(NotConnected::Tls)?;
     Ok(ServerStream::Tls(Box::new(stream)))
 }
 
