@@ -29,6 +29,8 @@ mod services;
 mod smuggling;
 mod smuggling_through;
 mod tcp;
+mod tcp_clients;
+mod tcp_lives;
 mod tidy;
 mod tls;
 mod traefik;

@@ -18,11 +18,11 @@ use crate::harness::server::Server;
 use crate::harness::tls::{Authority, Pair, get, quoted, shake_hands};
 
 /// A server that greets with its name, and says back whatever comes.
-async fn parrot(name: &'static str) -> SocketAddr {
+pub(crate) async fn parrot(name: &'static str) -> SocketAddr {
     parrot_over(name, None).await
 }
 
-async fn parrot_over(name: &'static str, tls: Option<TlsAcceptor>) -> SocketAddr {
+pub(crate) async fn parrot_over(name: &'static str, tls: Option<TlsAcceptor>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -56,7 +56,7 @@ async fn say_back<S: AsyncRead + AsyncWrite + Unpin>(name: &str, mut stream: S) 
     }
 }
 
-fn acceptor(pair: &Pair) -> TlsAcceptor {
+pub(crate) fn acceptor(pair: &Pair) -> TlsAcceptor {
     let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -68,13 +68,13 @@ fn acceptor(pair: &Pair) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-fn service(name: &str, servers: &[SocketAddr], more: &str) -> String {
+pub(crate) fn service(name: &str, servers: &[SocketAddr], more: &str) -> String {
     let servers: Vec<_> = servers.iter().map(|address| format!("{{address: '{address}'}}")).collect();
     format!("    {name}: {{loadBalancer: {{servers: [{}]{more}}}}}\n", servers.join(", "))
 }
 
 /// The answer of a parrot: its greeting and what was said.
-async fn chat(address: SocketAddr, said: &str) -> String {
+pub(crate) async fn chat(address: SocketAddr, said: &str) -> String {
     let mut peer = Peer::connect(address).await;
     peer.send(said).await;
     peer.half_close().await;
@@ -369,14 +369,14 @@ async fn mistakes_are_named_and_disable_their_router_alone() {
 }
 
 /// A PostgreSQL server of the test's own; `None` where there is none to start.
-struct Postgres {
+pub(crate) struct Postgres {
     folder: tempfile::TempDir,
     child: std::process::Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Postgres {
-    async fn start(pair: &Pair) -> Option<Self> {
+    pub(crate) async fn start(pair: &Pair) -> Option<Self> {
         let programs = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten().next()?.path().join("bin");
         let folder = tempfile::tempdir().ok()?;
         let data = folder.path().join("data");
