@@ -403,6 +403,23 @@ mod tests {
     }
 
     #[test]
+    fn a_name_with_several_addresses_uses_them_in_turn_and_forgets_those_that_are_gone() {
+        let service = Service::Servers(pool(&["dns.example:53"], None));
+        let Service::Servers(own) = &service else { unreachable!() };
+        let server = &own.servers()[0];
+        let (one, two): (SocketAddr, SocketAddr) = ("10.0.0.1:53".parse().unwrap(), "10.0.0.2:53".parse().unwrap());
+        assert!(server.is_at(one), "nothing is known yet");
+        server.addresses.set(Found::new(vec![one.ip(), two.ip()], 53));
+        let now = probe::now();
+        assert_eq!(picks(&service, 10, now).into_values().collect::<Vec<_>>(), [5, 5]);
+        server.refuse(one, now);
+        assert_eq!(picks(&service, 10, now).into_keys().collect::<Vec<_>>(), ["10.0.0.2:53"]);
+        assert!(server.is_free(now), "one of its addresses is");
+        server.addresses.set(Found::new(vec![two.ip()], 53));
+        assert!(!server.is_at(one) && server.is_at(two));
+    }
+
+    #[test]
     fn shares_have_weights() {
         let children = ["10.0.0.1:53", "10.0.0.2:53", "later.example:53"].map(|address| {
             let name = address.split(':').next().unwrap().to_owned();

@@ -33,7 +33,7 @@ use crate::snapshot::{Current, UdpRoute};
 /// Batches that are read without a pause.
 const BATCHES: usize = 8;
 /// Batches that are read at most when the socket is about to close: more than its queue can hold.
-const LAST_BATCHES: usize = 4096;
+const LAST_BATCHES: usize = 1024;
 
 /// What an entry point for UDP is told.
 #[derive(Clone, Debug)]
@@ -142,6 +142,8 @@ struct Desk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Admission {
     Open,
+    /// For what has come already, and then no more.
+    Last,
     Closed,
 }
 
@@ -165,7 +167,7 @@ impl Lane {
                     if admission == Admission::Open {
                         // Who has sent already is served. The socket closes with its last session, so that whoever comes later
                         // hears at once that nobody is there.
-                        self.read(LAST_BATCHES, admission);
+                        self.read(LAST_BATCHES, Admission::Last);
                         admission = Admission::Closed;
                     }
                     if self.shared.open.load(Ordering::Acquire) == 0 {
@@ -198,13 +200,17 @@ impl Lane {
             let mut desk = self.desk.lock();
             self.follow(&mut desk);
             let now = self.shared.now();
-            let read = self.socket.read(|peer, data| {
+            let pass = |peer: Peer, data: &[u8]| {
                 datagrams += 1;
                 bytes += data.len() as u64;
                 if let Err(reason) = self.forward(&mut desk, (peer, data), now, admission) {
                     self.shared.meters.dropped(reason);
                 }
-            });
+            };
+            let read = match admission {
+                Admission::Last => self.socket.read_at_once(pass),
+                Admission::Open | Admission::Closed => self.socket.read(pass),
+            };
             drop(desk);
             self.shared.meters.carried(Direction::Received, datagrams, bytes);
             match read {

@@ -164,11 +164,26 @@ impl Socket {
     /// # Errors
     /// Never `WouldBlock`.
     pub(super) fn read(&self, mut each: impl FnMut(Peer, &[u8])) -> io::Result<More> {
-        let fd = self.io.as_raw_fd();
-        read_ready(&self.io, || {
-            WORKBENCH.with_borrow_mut(|bench| {
-                bench.reader.receive((fd, self.kind), &mut |_, peer, data| peer.map_or((), |peer| each(peer, data)))
-            })
+        read_ready(&self.io, || self.receive(&mut each))
+    }
+
+    /// The same, also if the runtime has not heard yet that there is something.
+    ///
+    /// # Errors
+    /// Never `WouldBlock`.
+    pub(super) fn read_at_once(&self, mut each: impl FnMut(Peer, &[u8])) -> io::Result<More> {
+        match self.receive(&mut each) {
+            Ok(BATCH) => Ok(More::Yes),
+            Ok(_) => Ok(More::No),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(More::No),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn receive(&self, each: &mut dyn FnMut(Peer, &[u8])) -> io::Result<usize> {
+        let which = (self.io.as_raw_fd(), self.kind);
+        WORKBENCH.with_borrow_mut(|bench| {
+            bench.reader.receive(which, &mut |_, peer, data| peer.map_or((), |peer| each(peer, data)))
         })
     }
 

@@ -371,3 +371,17 @@ async fn who_stops_reading_still_answers_and_who_closes_serves_who_is_there() {
     let _ = timeout(Duration::from_secs(1), refused).await;
     assert!(door.handle.duplicate_sockets().is_err(), "the socket is closed");
 }
+
+#[tokio::test]
+async fn what_has_come_before_the_end_is_served() {
+    let server = Server::new("a").await;
+    let door = Door::open("127.0.0.1:0", &[server.address()], LONG, 100);
+    assert_eq!(door.client().await.ask("1").await, "a 1");
+    let late = door.client().await;
+    late.0.writable().await.unwrap();
+    // In one go: the runtime has not looked at the sockets in between.
+    late.0.try_send(b"last").unwrap();
+    door.handle.close_after_last();
+    assert_eq!(late.answer().await, b"a last");
+    assert_eq!(door.meters.drops(Drop::Closing), 0);
+}
