@@ -347,7 +347,7 @@ async fn check_upgrade(setup: Setup) {
                     }
                     let text = format!("{number}.{turn}");
                     client.0.send(text.as_bytes()).await.unwrap();
-                    let answer = tokio::time::timeout(Duration::from_secs(3), client.answer()).await;
+                    let answer = tokio::time::timeout(2 * PATIENCE, client.answer()).await;
                     asked.fetch_add(1, Ordering::SeqCst);
                     if !answer.is_ok_and(|answer| answer == format!("a {text}")) {
                         lost.fetch_add(1, Ordering::SeqCst);
