@@ -62,7 +62,12 @@ pub fn run(start: Start, signals: Signals) -> Exit {
 fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>) -> Result<Exit, Refusal> {
     let assembled = assemble(start, inheritance.as_mut().map(Inheritance::sockets));
     match assembled {
-        Ok(gateway) => Ok(gateway.live(signals, inheritance)),
+        Ok(gateway) => {
+            if let Some(inheritance) = &inheritance {
+                gateway.app.tickets.import(inheritance.secrets());
+            }
+            Ok(gateway.live(signals, inheritance))
+        }
         Err(refusal) => {
             if let Some(inheritance) = inheritance {
                 inheritance.failed(&in_one_line(refusal.problems()));
@@ -352,9 +357,11 @@ impl Life {
             doors.duplicates().map_err(|error| failed(format!("the sockets cannot be handed over: {error}")))?;
         let borrowed: Vec<_> =
             sockets.iter().map(|(name, socket): &(SocketName, OwnedFd)| (name.clone(), socket.as_fd())).collect();
+        // Clients go on with their sessions; else all of them would make full handshakes with the new process at once.
+        let secrets = self.app.tickets.export();
         let started = Instant::now();
         let heir = tokio::select! {
-            heir = handover.begin(&borrowed) => heir,
+            heir = handover.begin(&borrowed, &secrets) => heir,
             () = told_to_end(signals) => return Err(NotUpgraded::Stopped),
         };
         // Whoever asked twice meant this one.

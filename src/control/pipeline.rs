@@ -165,6 +165,7 @@ impl Pipeline {
             at: SystemTime::now(),
         };
         self.applied.store(version, Ordering::SeqCst);
+        self.metrics.set_certificates(next.certificates());
         self.status.set(&next, &outcome);
         let before = built.replace(next).map(|before| before.routing.http.routers.len());
         let is_large = before.is_none_or(|routers| outcome.routers.max(routers) >= LARGE);

@@ -34,6 +34,7 @@ pub struct Certificate {
     names: Box<[Box<str>]>,
     addresses: Box<[IpAddr]>,
     subject: Box<str>,
+    common_name: Box<str>,
     serial: Box<str>,
     not_after: i64,
 }
@@ -65,11 +66,13 @@ impl Certificate {
         let (_, leaf) = X509Certificate::from_der(&leaf)
             .map_err(|error| wrong(format!("holds an invalid certificate: {error}")))?;
         let (names, addresses) = names(&leaf);
-        let (subject, serial) = (leaf.subject().to_string().into(), leaf.raw_serial_as_string().into());
+        let (subject, serial) = (leaf.subject().to_string().into(), leaf.serial.to_string().into());
+        let common_name = leaf.subject().iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
+        let common_name = common_name.into();
         let not_after = leaf.validity().not_after.timestamp();
         let key = CertifiedKey::from_der(chain, key, &super::provider())
             .map_err(|error| Problem::at("keyFile", format!("does not fit the certificate: {error}")))?;
-        Ok(Self { key: Arc::new(key), names, addresses, subject, serial, not_after })
+        Ok(Self { key: Arc::new(key), names, addresses, subject, common_name, serial, not_after })
     }
 
     /// Names that it is for, lower case; `*.` stands for one label.
@@ -92,7 +95,12 @@ impl Certificate {
         &self.subject
     }
 
-    /// Its serial number, in hexadecimal digits with colons.
+    /// The common name of whom it was made for; empty if there is none.
+    pub fn common_name(&self) -> &str {
+        &self.common_name
+    }
+
+    /// Its serial number, in decimal.
     pub fn serial(&self) -> &str {
         &self.serial
     }

@@ -237,15 +237,25 @@ async fn certificates_that_are_replaced_are_shown_without_a_reload() {
     };
     let (old, new) = (authority.certify(&["a.test"]), authority.certify(&["a.test"]));
     write(&old);
-    let gateway = Gateway::with(format!(
+    let dynamic = format!(
         "http: {{routers: {{a: {{rule: 'Host(`a.test`)', service: s, tls: {{}}}}}}, \
          services: {{s: {{loadBalancer: {{servers: [{{url: \"{}\"}}]}}}}}}}}\n\
          tls: {{certificates: [{{certFile: {:?}, keyFile: {:?}}}]}}\n",
         server.url(),
         path("cert.pem"),
         path("key.pem"),
-    ))
-    .await;
+    );
+    let gateway = Gateway::setup()
+        .flag("entryPoints.inside.address=127.0.0.1:0")
+        .flag("metrics.prometheus.entryPoint=inside")
+        .dynamic(dynamic)
+        .start()
+        .await;
+    let told = async || {
+        let page = Peer::connect(gateway.address_of("inside")).await.get("/metrics", "").await;
+        let page = page.text().to_owned();
+        page.lines().find(|line| line.starts_with("traefik_tls_certs_not_after{")).expect("a certificate").to_owned()
+    };
     let client = Arc::new(authority.client(&[], None));
     let shown = async || {
         let stream = shake_hands(&client, gateway.address(), "a.test").await.unwrap();
@@ -253,6 +263,8 @@ async fn certificates_that_are_replaced_are_shown_without_a_reload() {
     };
     let is = |pair: &Pair, shown: &str| pair.certificate.replace('\n', "").contains(shown);
     assert!(is(&old, &shown().await));
+    let first = told().await;
+    assert!(first.contains(r#"{cn="a.test",sans="a.test",serial=""#), "{first}");
     // Half of the new pair does not fit: the old one stays.
     fs::write(path("cert.pem"), &new.certificate).unwrap();
     soon(async {
@@ -269,6 +281,7 @@ async fn certificates_that_are_replaced_are_shown_without_a_reload() {
         }
     })
     .await;
+    assert_ne!(told().await, first, "another serial number");
 }
 
 #[tokio::test]

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustls::HandshakeKind;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{End, PATIENCE, Peer, soon, until};
 use crate::harness::server::{Server, Step, ok};
+use crate::harness::tls::{Authority, quoted, shake_hands};
 use crate::harness::tool::Told;
 
 /// A gateway whose program is a file of its own, with all processes that come after it.
@@ -26,6 +28,11 @@ struct Line {
 
 impl Line {
     async fn start(flags: &[&str], server: &Server) -> Self {
+        Self::with(flags, server, "").await
+    }
+
+    /// With these lines of YAML as well.
+    async fn with(flags: &[&str], server: &Server, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("portcullis");
         install(&program);
@@ -33,7 +40,7 @@ impl Line {
             "http:
   routers: {{all: {{rule: 'PathPrefix(`/`)', service: one}}}}
   services: {{one: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}
-",
+{more}",
             server.url()
         ));
         for flag in flags {
@@ -218,6 +225,39 @@ async fn upgrades_lose_nothing() {
     let told = line.gateway.told("reload").await;
     assert_eq!(told.code, Some(0), "{told:?}");
     assert_eq!(Peer::connect(address).await.get("/quick", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn tls_sessions_go_on_in_the_new_process() {
+    let (server, authority) = (server().await, Authority::new());
+    let pair = authority.certify(&["a.test"]);
+    let tls = format!(
+        "tls: {{certificates: [{{certFile: {}, keyFile: {}}}]}}\n",
+        quoted(&pair.certificate),
+        quoted(&pair.key)
+    );
+    let entry_point = ["entryPoints.web.http.tls=true"];
+    let mut line = Line::with(&entry_point, &server, &tls).await;
+    let address = line.gateway.address();
+    for versions in [&[&rustls::version::TLS13], &[&rustls::version::TLS12]] {
+        let client = Arc::new(authority.client_of(versions));
+        let kind = async || {
+            let mut stream = shake_hands(&client, address, "a.test").await.unwrap();
+            let request = b"GET /quick HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            soon(stream.read_to_end(&mut answer)).await.unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+            stream.get_ref().1.handshake_kind().unwrap()
+        };
+        assert_ne!(kind().await, HandshakeKind::Resumed);
+        assert_eq!(kind().await, HandshakeKind::Resumed);
+        for _ in 0..2 {
+            let told = line.upgrade().await;
+            assert_eq!(told.code, Some(0), "{told:?} {}", line.gateway.log());
+            assert_eq!(kind().await, HandshakeKind::Resumed, "{versions:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use futures_util::future::{join_all, join3};
 use crate::config::install::RuleSyntax;
 use crate::config::{RouterTls, Routing};
 use crate::middleware::{AnyMiddleware, Chain};
-use crate::observe::metrics::Metrics;
+use crate::observe::metrics::{self, Metrics};
 use crate::problem::Problems;
 use crate::service::transport::Transport;
 use crate::service::{self, Internal, ServerPool, Service};
@@ -98,6 +98,11 @@ impl Built {
     /// Whether a certificate, key or authority's file is another than the one that was read.
     pub fn has_stale_files(&self) -> bool {
         self.terms.has_stale_files()
+    }
+
+    /// Every certificate in use, for the metrics.
+    pub fn certificates(&self) -> Vec<metrics::Certificate> {
+        self.terms.certificates()
     }
 
     /// Starts health checks and name resolution of what is new; what was kept goes on.

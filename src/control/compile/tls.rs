@@ -1,11 +1,12 @@
 //! Certificates and TLS options, read from their files. What did not change is kept, and what went bad stays as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use crate::config::tls::{Contested, DEFAULT, Tls as Written};
+use crate::observe::metrics;
 use crate::problem::{Problem, Problems};
 use crate::tls::{Certificate, Certificates, Options, certificate, options};
 use crate::units::{Name, pem};
@@ -73,6 +74,24 @@ impl Tls {
     /// The options of this name, or the default ones; `None` if they are broken or not there.
     pub(super) fn options(&self, name: Option<&Name>) -> Option<Arc<Options>> {
         self.options.get(name.map_or(DEFAULT, Name::as_str)).and_then(|terms| terms.built.clone())
+    }
+
+    /// Every certificate that was read, for the metrics.
+    pub(super) fn certificates(&self) -> Vec<metrics::Certificate> {
+        let told = self.read.iter().map(|read| {
+            let certificate = &read.certificate;
+            let mut names: Vec<&str> = certificate.names().iter().map(|name| &**name).collect();
+            names.sort_unstable();
+            metrics::Certificate {
+                common_name: certificate.common_name().to_owned(),
+                serial: certificate.serial().to_owned(),
+                names: names.join(","),
+                not_after: certificate.not_after(),
+            }
+        });
+        // The same one may be written in several places, and a series is told once.
+        let mut seen = HashSet::new();
+        told.filter(|certificate| seen.insert(certificate.clone())).collect()
     }
 
     /// Whether a file is another than the one that was read.

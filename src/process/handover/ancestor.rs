@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::channel::Channel;
-use super::message::{MAX_FIELD, MAX_SOCKETS, Message, VERSION, packets};
+use super::message::{MAX_FIELD, MAX_SECRETS, MAX_SOCKETS, Message, Secrets, VERSION, packets};
 use super::{SocketName, VARIABLE};
 
 /// How long the phases may take.
@@ -46,8 +46,8 @@ pub enum Failure {
         /// What the operating system said.
         error: io::Error,
     },
-    /// More sockets, or longer names, than a hand-over carries.
-    #[error("too many or too long socket names for a hand-over")]
+    /// More sockets, longer names or more secrets than a hand-over carries.
+    #[error("too many or too long socket names, or too many secrets, for a hand-over")]
     TooMuch,
     /// It looked at its configuration and said no.
     #[error("the new process refuses: {0}")]
@@ -113,18 +113,20 @@ impl Handover {
         &self.program
     }
 
-    /// Starts a successor, gives it duplicates of `sockets` and waits until it has loaded and checked everything.
+    /// Starts a successor, gives it duplicates of `sockets` and `secrets`, which are bytes that it understands and at most 4096,
+    /// and waits until it has loaded and checked everything.
     ///
     /// # Errors
     /// A [`Failure`]; the successor is gone then.
-    pub async fn begin(&self, sockets: &[(SocketName, BorrowedFd<'_>)]) -> Result<Heir, Failure> {
+    pub async fn begin(&self, sockets: &[(SocketName, BorrowedFd<'_>)], secrets: &[u8]) -> Result<Heir, Failure> {
         let permit = Permit::take(&self.underway)?;
         let too_long = |name: &SocketName| name.entry_point.as_str().len().max(name.address.len()) > MAX_FIELD;
-        if sockets.len() > MAX_SOCKETS || sockets.iter().any(|(name, _)| too_long(name)) {
+        if secrets.len() > MAX_SECRETS || sockets.len() > MAX_SOCKETS || sockets.iter().any(|(name, _)| too_long(name))
+        {
             return Err(Failure::TooMuch);
         }
         let mut heir = self.start(permit).map_err(|error| Failure::Start { program: self.program.clone(), error })?;
-        match timeout(self.deadlines.ready, heir.prepare(sockets)).await {
+        match timeout(self.deadlines.ready, heir.prepare(sockets, secrets)).await {
             Ok(Ok(unclaimed)) => {
                 let named = |at: u16| sockets.get(usize::from(at)).map(|(name, _)| name.clone());
                 heir.unclaimed = unclaimed.into_iter().filter_map(named).collect();
@@ -209,8 +211,11 @@ impl Heir {
         }
     }
 
-    async fn prepare(&mut self, sockets: &[(SocketName, BorrowedFd<'_>)]) -> Result<Vec<u16>, Failure> {
+    async fn prepare(&mut self, sockets: &[(SocketName, BorrowedFd<'_>)], secrets: &[u8]) -> Result<Vec<u16>, Failure> {
         let Some(life) = &mut self.life else { return Err(Failure::Ended("before it was ready".to_owned())) };
+        if !secrets.is_empty() {
+            life.tell(&Message::Secrets(Secrets(secrets.to_vec())), &[]).await?;
+        }
         life.send_sockets(sockets).await?;
         match life.hear().await? {
             Message::Ready { unclaimed } => Ok(unclaimed),

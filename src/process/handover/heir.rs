@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::message::{MAX_SOCKETS, Message};
+use super::message::{MAX_SOCKETS, Message, Secrets};
 use super::{Sockets, VARIABLE};
 
 /// The ancestor sends its sockets as the first thing; slower than this, it is not well.
@@ -50,6 +50,7 @@ pub enum Succession {
 pub struct Inheritance {
     channel: Channel,
     sockets: Sockets,
+    secrets: Secrets,
     predecessor: u32,
 }
 
@@ -74,6 +75,11 @@ impl Inheritance {
     /// The sockets, to be claimed by the entry points.
     pub fn sockets(&mut self) -> &mut Sockets {
         &mut self.sockets
+    }
+
+    /// The secrets that the predecessor passed on; empty if it has none.
+    pub fn secrets(&self) -> &[u8] {
+        &self.secrets.0
     }
 
     /// Everything is loaded and checked; what was not claimed is closed now.
@@ -136,7 +142,7 @@ impl Inheritance {
     fn receive(socket: OwnedFd, deadline: Instant) -> Result<Self, Denied> {
         let channel = Channel::over(socket)?;
         let predecessor = channel.maker()?;
-        let mut sockets = Sockets::default();
+        let (mut sockets, mut secrets) = (Sockets::default(), Secrets::default());
         loop {
             let (message, received) = match channel.receive_by(deadline) {
                 Ok(Some(heard)) => heard,
@@ -148,8 +154,13 @@ impl Inheritance {
                     return Err(denied);
                 }
             };
-            let Message::Sockets { names, last } = message else {
-                return Err(Denied::Garbled(format!("it said {message:?} out of turn")));
+            let (names, last) = match message {
+                Message::Sockets { names, last } => (names, last),
+                Message::Secrets(passed_on) => {
+                    secrets = passed_on;
+                    continue;
+                }
+                other => return Err(Denied::Garbled(format!("it said {other:?} out of turn"))),
             };
             if sockets.len() + names.len() > MAX_SOCKETS {
                 return Err(Denied::Garbled("it sends too many sockets".to_owned()));
@@ -158,7 +169,7 @@ impl Inheritance {
                 sockets.offer(name, socket);
             }
             if last {
-                return Ok(Self { channel, sockets, predecessor });
+                return Ok(Self { channel, sockets, secrets, predecessor });
             }
         }
     }
@@ -224,8 +235,10 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let name = SocketName { entry_point: "dns".into(), protocol: Protocol::Udp, address: ":53".to_owned() };
         let sockets = Message::Sockets { names: vec![name.clone()], last: true };
+        ancestor.send(&Message::Secrets(Secrets(b"keys".to_vec())), &[]).await.unwrap();
         ancestor.send(&sockets, &[socket.as_fd()]).await.unwrap();
         let mut inheritance = Inheritance::receive(ours, soon()).unwrap();
+        assert_eq!(inheritance.secrets(), b"keys");
         assert!(inheritance.sockets().claim(&name).is_some());
         drop(ancestor);
         inheritance.ready().unwrap();

@@ -3,6 +3,8 @@
 //! `magic, version, kind, length of the rest (u32), the rest`; numbers are big-endian. Only `failed` must never change its form,
 //! so that versions which cannot work together can still say so.
 
+use std::fmt;
+
 use super::sockets::{Protocol, SocketName};
 
 /// The version of everything but `failed`.
@@ -15,6 +17,8 @@ pub(super) const MAX_SOCKETS_PER_MESSAGE: usize = 253;
 pub(super) const MAX_SOCKETS: usize = 4096;
 /// Longest entry point name and longest address, in bytes.
 pub(super) const MAX_FIELD: usize = 1024;
+/// Most bytes of secrets.
+pub(super) const MAX_SECRETS: usize = 4096;
 /// Longest reason in bytes; the rest is cut.
 const MAX_REASON: usize = 4096;
 
@@ -24,11 +28,24 @@ const HEADER: usize = 7;
 const SOCKETS_OVERHEAD: usize = HEADER + 3;
 const SOCKET_OVERHEAD: usize = 5;
 
+/// What the successor is to know besides the sockets, and nobody else. What it means is not this module's business.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Secrets(pub(super) Vec<u8>);
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A message that comes out of turn is told in the log.
+        write!(f, "Secrets({} bytes)", self.0.len())
+    }
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
     /// Old to new: the names of the sockets that travel with this packet, in the same order; `last` ends the series.
     Sockets { names: Vec<SocketName>, last: bool },
+    /// Old to new, before the sockets: what only the two shall know. Not sent if there is nothing.
+    Secrets(Secrets),
     /// New to old: all is checked. The numbers count through all sockets sent and name those that were closed unclaimed.
     Ready { unclaimed: Vec<u16> },
     /// New to old: it cannot be done, for this reason.
@@ -70,6 +87,8 @@ impl Message {
                 put_number(&mut packet, unclaimed.len())?;
                 unclaimed.iter().for_each(|index| packet.extend(index.to_be_bytes()));
             }
+            Self::Secrets(Secrets(bytes)) if bytes.len() > MAX_SECRETS => return Err(Garbled::Malformed),
+            Self::Secrets(Secrets(bytes)) => packet.extend(bytes),
             Self::Failed { reason } => packet.extend(cut(reason, MAX_REASON).as_bytes()),
             Self::Go | Self::Accepting | Self::Leaving => {}
         }
@@ -104,6 +123,7 @@ impl Message {
             4 => Self::Go,
             5 => Self::Accepting,
             6 => Self::Leaving,
+            7 if rest.len() <= MAX_SECRETS => return Ok(Self::Secrets(Secrets(rest.to_vec()))),
             _ => return Err(Garbled::Malformed),
         };
         if reader.0.is_empty() { Ok(message) } else { Err(Garbled::Malformed) }
@@ -117,6 +137,7 @@ impl Message {
             Self::Go => 4,
             Self::Accepting => 5,
             Self::Leaving => 6,
+            Self::Secrets(_) => 7,
         }
     }
 }
@@ -238,6 +259,10 @@ mod tests {
         assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
         let too_long = "n".repeat(MAX_FIELD + 1);
         assert!(Message::Sockets { names: vec![name(&too_long, "")], last: true }.encode().is_err());
+        let message = Message::Secrets(Secrets(vec![7; MAX_SECRETS]));
+        assert!(!format!("{message:?}").contains('7'), "never told");
+        assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
+        assert!(Message::Secrets(Secrets(vec![0; MAX_SECRETS + 1])).encode().is_err());
         let reason = "ü".repeat(MAX_REASON);
         let cut = Message::decode(&Message::Failed { reason }.encode().unwrap()).unwrap();
         assert_eq!(cut, Message::Failed { reason: "ü".repeat(MAX_REASON / 2) });
@@ -278,9 +303,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(names in names(), last: bool, unclaimed: Vec<u16>, reason in ".{0,200}") {
+        fn what_is_written_is_read(
+            names in names(),
+            last: bool,
+            unclaimed: Vec<u16>,
+            secrets: Vec<u8>,
+            reason in ".{0,200}",
+        ) {
             for message in [
                 Message::Sockets { names, last },
+                Message::Secrets(Secrets(secrets)),
                 Message::Ready { unclaimed },
                 Message::Failed { reason },
                 Message::Go,
@@ -294,7 +326,7 @@ mod tests {
         #[test]
         fn anything_may_come(noise: Vec<u8>, kind: u8) {
             let _ = Message::decode(&noise);
-            let mut framed = vec![MAGIC, VERSION, kind % 8];
+            let mut framed = vec![MAGIC, VERSION, kind % 9];
             framed.extend(u32::try_from(noise.len()).unwrap().to_be_bytes());
             framed.extend(&noise);
             if let Ok(message) = Message::decode(&framed) {

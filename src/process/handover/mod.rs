@@ -4,7 +4,8 @@
 //! hand-over has two phases, because a successor that dies after it began to accept takes connections with it:
 //!
 //! ```text
-//! old: start it, send sockets ──▶ new: load and check everything, accept nothing
+//! old: start it, send secrets
+//!      and sockets            ──▶ new: load and check everything, accept nothing
 //!                             ◀── `ready`, or `failed` with the reason
 //! old: `go`                   ──▶ new: accept
 //! old: stop accepting, drain  ◀── `accepting`
