@@ -19,6 +19,7 @@ pub mod passive_health;
 pub mod pool;
 mod probe;
 pub mod resolve;
+pub mod secure;
 mod selection;
 pub mod server;
 pub mod sticky;

@@ -183,7 +183,7 @@ impl HealthCheck for Answers<'_> {
         let mut path = self.plan.path.clone();
         for _ in 0..=REDIRECTS_LIMIT {
             let answer = ask(&peer, self.request(&path)?).await?;
-            match redirection(&answer, &path, (&self.peer.scheme, &self.host)).filter(|_| self.plan.follows_redirects) {
+            match redirection(&answer, &path, (self.scheme(), &self.host)).filter(|_| self.plan.follows_redirects) {
                 Some(next) => path = next,
                 None if self.plan.passes(answer.status.as_u16()) => return Ok(()),
                 None => {
@@ -200,6 +200,11 @@ impl HealthCheck for Answers<'_> {
 }
 
 impl Answers<'_> {
+    fn scheme(&self) -> &Scheme {
+        // A connection that we secure ourselves is a plain one for Pingora.
+        if self.peer.options.custom_l4.is_some() { &Scheme::HTTPS } else { &self.peer.scheme }
+    }
+
     fn request(&self, path: &PathAndQuery) -> pingora::Result<RequestHeader> {
         let mut request = RequestHeader::build(self.plan.method.clone(), path.as_str().as_bytes(), None)?;
         if self.peer.options.alpn == ALPN::H2 {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::health;
 use super::idle::{self, Idle};
 use super::resolve::{Addresses, Found};
+use super::secure;
 use super::strategy::{drr, least_time};
 use super::transport::Transport;
 use super::upgrade;
@@ -215,7 +216,10 @@ impl Server {
             peer.options.alpn = ALPN::H1;
             peer.group_key = !peer.group_key;
             peer.options.idle_timeout = Some(Span::ZERO);
-            peer.options.custom_l4 = Some(Arc::new(upgrade::Connector { timeout: peer.options.connection_timeout }));
+            peer.options.custom_l4 = Some(match secure_connector((self.protocol, sni), &self.transport) {
+                Some(secure) => Arc::new(secure::Connector { purpose, ..secure }),
+                None => Arc::new(upgrade::Connector { timeout: peer.options.connection_timeout }),
+            });
             peer.options.read_timeout = None;
             peer.options.write_timeout = None;
         }
@@ -296,19 +300,31 @@ fn sni<'a>(url: &Url<'a>, transport: &'a Transport) -> Option<&'a str> {
     is_tls.then(|| transport.server_name.as_deref().unwrap_or(url.host))
 }
 
+/// What makes the connection where Pingora cannot make it.
+fn secure_connector((protocol, sni): (Protocol, &str), transport: &Transport) -> Option<secure::Connector> {
+    let config = transport.secure.as_ref().filter(|_| protocol == Protocol::Https)?;
+    let timeout = transport.connection_timeout();
+    Some(secure::Connector { config: config.clone(), host: sni.into(), timeout, purpose: Purpose::Request })
+}
+
 /// Where and how to connect. Made anew for each request: it is large, and there may be many servers.
 fn peer(address: SocketAddr, (protocol, sni): (Protocol, &str), transport: &Transport) -> HttpPeer {
-    let is_tls = protocol == Protocol::Https;
+    let secure = secure_connector((protocol, sni), transport);
+    // For Pingora, a connection that we secure ourselves is a plain one.
+    let is_tls = protocol == Protocol::Https && secure.is_none();
     let mut options = transport.options();
     let (alpn, group_key) = transport.manner(protocol);
     options.alpn = alpn;
     if !is_tls {
         options.ca = None;
     }
+    if let Some(secure) = secure {
+        options.custom_l4 = Some(Arc::new(secure));
+    }
     HttpPeer {
         _address: PingoraAddr::Inet(address),
         scheme: if is_tls { Scheme::HTTPS } else { Scheme::HTTP },
-        sni: sni.to_owned(),
+        sni: if is_tls { sni.to_owned() } else { String::new() },
         proxy: None,
         client_cert_key: transport.client_certificate.clone().filter(|_| is_tls),
         group_key,
@@ -383,6 +399,17 @@ mod tests {
         let h2c = server("h2c://127.0.0.1:1", "{}").peer(Purpose::Request, now).unwrap().0;
         assert_eq!((h2c.is_tls(), &h2c.options.alpn), (false, &ALPN::H2));
         assert!(h2c.options.max_h2_streams >= 100);
+
+        let secure = server("https://127.0.0.1", r#"{"minVersion": "VersionTLS13"}"#);
+        for purpose in [Purpose::Request, Purpose::Upgrade] {
+            let peer = secure.peer(purpose, now).unwrap().0;
+            let connector = format!("{:?}", peer.options.custom_l4);
+            assert!(connector.contains("ClientConfig") && connector.contains(&format!("{purpose:?}")), "{connector}");
+            assert_eq!((peer.is_tls(), &peer.options.alpn), (false, &ALPN::H1));
+            assert_ne!(peer.group_key, tls.group_key);
+        }
+        let plain = server("http://127.0.0.1", r#"{"minVersion": "VersionTLS13"}"#);
+        assert!(plain.peer(Purpose::Request, now).unwrap().0.options.custom_l4.is_none());
     }
 
     #[test]

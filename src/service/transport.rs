@@ -7,13 +7,14 @@ use std::time::Duration as Span;
 use pingora::protocols::{ALPN, TcpKeepalive};
 use pingora::upstreams::peer::PeerOptions;
 use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::secure::{self, AlternativeName, Demands};
 use super::server::fnv1a;
 use super::url::Protocol;
 use crate::problem::{Problem, Problems, all, each, refuse};
@@ -41,11 +42,11 @@ pub struct Settings {
     pub root_cas: Vec<String>,
     /// Certificate shown to servers that ask for one. At most one.
     pub certificates: Vec<Certificate>,
-    /// Refused: the suites of TLS 1.2 and 1.3 that are considered safe are all offered.
+    /// Suites of TLS 1.2, by their IANA names; all that are considered safe if none are listed. Those of 1.3 are always offered.
     pub cipher_suites: Vec<String>,
-    /// `VersionTLS12`; nothing else is offered.
+    /// Oldest version: `VersionTLS12` or `VersionTLS13`.
     pub min_version: String,
-    /// `VersionTLS13`; nothing else is offered.
+    /// Newest version.
     pub max_version: String,
     /// Idle connections kept per server. 0: only the pool as a whole is bounded. Below 0: none is kept.
     pub max_idle_conns_per_host: i64,
@@ -54,12 +55,12 @@ pub struct Settings {
     /// `true`: never HTTP/2. `false`: HTTP/2 with `https` servers that offer it. Unset: HTTP/1.1.
     #[serde(rename = "disableHTTP2", skip_serializing_if = "Option::is_none")]
     pub disable_http2: Option<bool>,
-    /// Refused: not checked by this gateway.
+    /// A URI that the server's certificate must be for. Its chain is then verified also with `insecureSkipVerify`.
     #[serde(rename = "peerCertURI")]
     pub peer_cert_uri: String,
-    /// Refused: not checked by this gateway.
+    /// Names of which the server's certificate must be for at least one, besides what is verified anyway.
     #[serde(rename = "peerCertSANs")]
-    pub peer_cert_sans: Vec<serde_json::Value>,
+    pub peer_cert_sans: Vec<AlternativeName>,
     /// Refused: there is no SPIFFE agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<serde_json::Value>,
@@ -107,6 +108,8 @@ impl Default for ForwardingTimeouts {
 pub struct Transport {
     pub(super) server_name: Option<Box<str>>,
     pub(super) client_certificate: Option<Arc<CertKey>>,
+    /// What connections are made with of which more is asked than Pingora can.
+    pub(super) secure: Option<Arc<ClientConfig>>,
     /// Whether `https` servers may be spoken to in HTTP/2.
     pub(super) offers_h2: bool,
     /// Idle connections kept per server.
@@ -123,8 +126,14 @@ impl Transport {
     /// # Errors
     /// Each file that cannot be read or holds no certificate, a key that does not fit, and each setting that cannot act.
     pub fn build(settings: &Settings) -> Result<Arc<Self>, Problems> {
-        let ((), roots, client_certificate) =
-            all((refuse_what_cannot_act(settings), read_roots(settings), client_certificate(settings)))?;
+        let ((), demands, roots, client_certificate) = all((
+            refuse_what_cannot_act(settings),
+            Demands::read(settings),
+            read_roots(settings),
+            client_certificate(settings),
+        ))?;
+        let secure = demands.map(|demands| secure::build(settings, demands, &roots, client_certificate.as_ref()));
+        let secure = secure.transpose()?;
         let mut identity = Sha256::new();
         identity.update(format!("{settings:?}"));
 
@@ -148,6 +157,7 @@ impl Transport {
         Ok(Arc::new(Self {
             server_name: Some(settings.server_name.as_str()).filter(|name| !name.is_empty()).map(Box::from),
             client_certificate: client_certificate.map(Arc::new),
+            secure,
             offers_h2: settings.disable_http2 == Some(false),
             idle_limit: usize::try_from(settings.max_idle_conns_per_host).ok().filter(|limit| *limit > 0),
             options,
@@ -177,6 +187,10 @@ impl Transport {
         self.options.idle_timeout
     }
 
+    pub(super) fn connection_timeout(&self) -> Option<Span> {
+        self.options.connection_timeout
+    }
+
     /// What every connection starts from.
     pub(super) fn options(&self) -> PeerOptions {
         self.options.clone()
@@ -190,30 +204,17 @@ impl fmt::Debug for Transport {
 }
 
 fn refuse_what_cannot_act(settings: &Settings) -> Result<(), Problems> {
-    let versions = |path: &str, written: &str, only: &str| match written {
-        "" => Ok(()),
-        version if version == only => Ok(()),
-        version => Err(Problem::at(path, format!("`{version}` cannot be honoured: TLS 1.2 and 1.3 are spoken"))
-            .with_help(format!("leave it out or write `{only}`"))),
-    };
-    let unsupported = [
-        ("cipherSuites", !settings.cipher_suites.is_empty()),
-        ("peerCertURI", !settings.peer_cert_uri.is_empty()),
-        ("peerCertSANs", !settings.peer_cert_sans.is_empty()),
-        ("spiffe", settings.spiffe.is_some()),
-    ];
-    let unsupported = unsupported
-        .map(|(path, is_set)| refuse(is_set, || Problem::at(path, "is not supported for connections to servers")));
+    let spiffe = refuse(settings.spiffe.is_some(), || {
+        Problem::at("spiffe", "is not supported: there is no agent to ask").with_help(
+            "for servers of a known SPIFFE ID, write `rootCAs`, `peerCertURI` and `insecureSkipVerify: true`",
+        )
+    });
     let ping_timeout = settings.forwarding_timeouts.ping_timeout;
     let ping = refuse(ping_timeout != ForwardingTimeouts::default().ping_timeout, || {
         Problem::at("forwardingTimeouts.pingTimeout", "is fixed: an unanswered ping counts after 5 s")
             .with_help("leave it out")
     });
-    let versions = [
-        versions("minVersion", &settings.min_version, "VersionTLS12"),
-        versions("maxVersion", &settings.max_version, "VersionTLS13"),
-    ];
-    each(versions.into_iter().chain(unsupported).chain([ping]))
+    each([spiffe, ping])
 }
 
 fn set_timeouts(options: &mut PeerOptions, timeouts: &ForwardingTimeouts) {
@@ -335,15 +336,20 @@ mod tests {
             ),
             (r#"{"certificates": [{}]}"#, "certificates[0].certFile certificates[0].keyFile"),
             (r#"{"certificates": [{}, {}]}"#, "certificates"),
-            (r#"{"minVersion": "VersionTLS13"}"#, "minVersion"),
-            (r#"{"maxVersion": "VersionTLS12"}"#, "maxVersion"),
-            (r#"{"cipherSuites": ["TLS_AES_128_GCM_SHA256"]}"#, "cipherSuites"),
-            (r#"{"peerCertURI": "spiffe://a"}"#, "peerCertURI"),
+            (r#"{"minVersion": "VersionTLS11", "maxVersion": "VersionTLS9"}"#, "minVersion maxVersion"),
+            (r#"{"minVersion": "VersionTLS13", "maxVersion": "VersionTLS12"}"#, "maxVersion"),
+            (r#"{"cipherSuites": ["TLS_AES_128_GCM_SHA256", "TLS_RSA_WITH_RC4_128_SHA"]}"#, "cipherSuites[1]"),
+            (r#"{"maxVersion": "VersionTLS12", "cipherSuites": ["TLS_AES_128_GCM_SHA256"]}"#, "cipherSuites"),
+            (
+                r#"{"peerCertSANs": [{"type": "IP", "value": "::1"}, {"type": "URI"}]}"#,
+                "peerCertSANs[0].type peerCertSANs[1].value",
+            ),
+            (r#"{"peerCertURI": "spiffe://a", "disableHTTP2": false}"#, "disableHTTP2"),
             (r#"{"spiffe": {}}"#, "spiffe"),
             (r#"{"forwardingTimeouts": {"pingTimeout": "3s"}}"#, "forwardingTimeouts.pingTimeout"),
             (
-                r#"{"minVersion": "VersionTLS13", "rootCAs": ["", "/no/such"], "spiffe": {}}"#,
-                "minVersion spiffe rootCAs[0] rootCAs[1]",
+                r#"{"minVersion": "VersionTLS9", "rootCAs": ["", "/no/such"], "spiffe": {}}"#,
+                "spiffe minVersion rootCAs[0] rootCAs[1]",
             ),
         ] {
             let found = Transport::build(&written(json)).map(|_| ()).unwrap_err();

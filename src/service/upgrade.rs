@@ -33,41 +33,49 @@ pub(super) struct Connector {
 #[async_trait]
 impl L4Connect for Connector {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let SocketAddr::Inet(address) = address else {
-            return Error::e_explain(ErrorType::InternalError, "not an address of the internet");
-        };
-        let connecting = TcpStream::connect(address);
-        let connected = match self.timeout {
-            Some(patience) => {
-                tokio::time::timeout(patience, connecting).await.or_err_with(ErrorType::ConnectTimedout, || {
-                    format!("no connection to {address} within {patience:?}")
-                })?
-            }
-            None => connecting.await,
-        };
-        let stream = connected.map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-                io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-                _ => ErrorType::ConnectError,
-            };
-            Error::because(kind, format!("connecting to {address}"), error)
-        })?;
+        let stream = dial(address, self.timeout).await?;
         Ok(VirtualSocketStream::new(Box::new(Paused::new(stream))).into())
     }
 }
 
+/// Connects, as Pingora does it.
+pub(super) async fn dial(address: &SocketAddr, timeout: Option<Duration>) -> Result<TcpStream> {
+    let SocketAddr::Inet(address) = address else {
+        return Error::e_explain(ErrorType::InternalError, "not an address of the internet");
+    };
+    let connecting = TcpStream::connect(address);
+    let connected = match timeout {
+        Some(patience) => tokio::time::timeout(patience, connecting)
+            .await
+            .or_err_with(ErrorType::ConnectTimedout, || format!("no connection to {address} within {patience:?}"))?,
+        None => connecting.await,
+    };
+    connected.map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(kind, format!("connecting to {address}"), error)
+    })
+}
+
 /// A connection whose first read after a write comes back empty, and asks to be called again at once.
 #[derive(Debug)]
-struct Paused<S> {
+pub(super) struct Paused<S> {
     inner: S,
     has_written: bool,
     pauses_left: u8,
 }
 
 impl<S> Paused<S> {
-    fn new(inner: S) -> Self {
+    pub(super) fn new(inner: S) -> Self {
         Self { inner, has_written: false, pauses_left: PAUSES }
+    }
+
+    /// One that never comes back empty.
+    pub(super) fn never(inner: S) -> Self {
+        Self { inner, has_written: false, pauses_left: 0 }
     }
 }
 

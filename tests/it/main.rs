@@ -35,6 +35,7 @@ mod tcp_clients;
 mod tcp_lives;
 mod tidy;
 mod tls;
+mod tls_to_servers;
 mod traefik;
 mod udp;
 mod upgrade;

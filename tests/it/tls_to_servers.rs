@@ -1,0 +1,151 @@
+//! TLS to servers: which versions are spoken, who a server must be, and that nothing is shared between different demands.
+
+use crate::harness::gateway::Gateway;
+use crate::harness::peer::{Peer, soon};
+use crate::harness::server::{Server, Step, ok};
+use crate::harness::tls::{Authority, quoted};
+
+/// A server over TLS: a gateway in front of a plain one. Some of its names ask for more than others.
+async fn secured(server: &Server, authority: &Authority) -> Gateway {
+    let pair = authority
+        .certify_with(&["a.test", "old.test", "new.test", "known.test", "*.wild.test"], &["spiffe://a.test/b"]);
+    Gateway::with(format!(
+        "http:
+  routers:
+    a: {{rule: 'PathPrefix(`/`)', service: s, tls: {{}}}}
+    old: {{rule: 'Host(`old.test`)', service: s, tls: {{options: old}}}}
+    new: {{rule: 'Host(`new.test`)', service: s, tls: {{options: new}}}}
+    known: {{rule: 'Host(`known.test`)', service: s, tls: {{options: known}}}}
+  services:
+    s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls:
+  stores: {{default: {{defaultCertificate: {{certFile: {}, keyFile: {}}}}}}}
+  options:
+    old: {{maxVersion: VersionTLS12}}
+    new: {{minVersion: VersionTLS13}}
+    known: {{clientAuth: {{caFiles: [{}]}}}}
+",
+        server.url(),
+        quoted(&pair.certificate),
+        quoted(&pair.key),
+        quoted(&authority.certificate),
+    ))
+    .await
+}
+
+/// A gateway with a router and a service for each of these transports, `/0`, `/1` and so on, all to one server.
+async fn before(url: &str, transports: &[String], more: &str) -> Gateway {
+    let each = |line: &dyn Fn(usize, &String) -> String| {
+        transports.iter().enumerate().map(|(at, transport)| line(at, transport)).collect::<String>()
+    };
+    let routers = each(&|at, _| format!("    r{at}: {{rule: 'PathPrefix(`/{at}`)', service: s{at}}}\n"));
+    let services = each(&|at, _| {
+        format!("    s{at}: {{loadBalancer: {{servers: [{{url: '{url}'}}], serversTransport: t{at}{more}}}}}\n")
+    });
+    let transports = each(&|at, transport| format!("    t{at}: {{{transport}}}\n"));
+    Gateway::with(format!("http:\n  routers:\n{routers}  services:\n{services}  serversTransports:\n{transports}"))
+        .await
+}
+
+#[tokio::test]
+async fn servers_are_who_they_must_be() {
+    let (server, authority, stranger) = (Server::says("hello").await, Authority::new(), Authority::new());
+    let inner = secured(&server, &authority).await;
+    let ca = format!("rootCAs: [{}]", quoted(&authority.certificate));
+    let strange = format!("rootCAs: [{}]", quoted(&stranger.certificate));
+    let own = authority.certify(&["client.test"]);
+    let own = format!("certificates: [{{certFile: {}, keyFile: {}}}]", quoted(&own.certificate), quoted(&own.key));
+    let table = [
+        ("a.test", ca.clone(), 200),
+        ("a.test", strange.clone(), 502),
+        ("a.test", format!("{ca}, peerCertURI: 'SPIFFE://a.test/b'"), 200),
+        ("a.test", format!("{ca}, peerCertURI: 'spiffe://a.test/c'"), 502),
+        ("a.test", format!("{strange}, peerCertURI: 'spiffe://a.test/b'"), 502),
+        ("b.test", format!("{ca}, peerCertURI: 'spiffe://a.test/b'"), 502),
+        // The name is not verified, everything else is.
+        ("b.test", format!("{ca}, insecureSkipVerify: true, peerCertURI: 'spiffe://a.test/b'"), 200),
+        ("b.test", format!("{ca}, insecureSkipVerify: true, peerCertURI: 'spiffe://a.test/c'"), 502),
+        ("b.test", format!("{strange}, insecureSkipVerify: true, peerCertURI: 'spiffe://a.test/b'"), 502),
+        (
+            "a.test",
+            format!("{ca}, peerCertSANs: [{{type: URI, value: 'x:y'}}, {{type: DNS, value: b.wild.test}}]"),
+            200,
+        ),
+        ("a.test", format!("{ca}, peerCertSANs: [{{type: URI, value: 'x:y'}}, {{type: DNS, value: wild.test}}]"), 502),
+        ("old.test", format!("{ca}, minVersion: VersionTLS13"), 502),
+        ("old.test", format!("{ca}, maxVersion: VersionTLS12"), 200),
+        ("new.test", format!("{ca}, maxVersion: VersionTLS12"), 502),
+        ("new.test", format!("{ca}, minVersion: VersionTLS13"), 200),
+        ("new.test", "insecureSkipVerify: true, minVersion: VersionTLS13".to_owned(), 200),
+        ("old.test", format!("{ca}, cipherSuites: [TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305]"), 200),
+        ("old.test", format!("{ca}, cipherSuites: [TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]"), 502),
+        ("known.test", format!("{ca}, minVersion: VersionTLS13, {own}"), 200),
+        ("known.test", format!("{ca}, minVersion: VersionTLS13"), 502),
+    ];
+    let transports: Vec<_> = table.iter().map(|(name, rest, _)| format!("serverName: {name}, {rest}")).collect();
+    let outer = before(&format!("https://{}", inner.address()), &transports, "").await;
+    // Again, when connections wait with those that were good.
+    for turn in 0..2 {
+        for (at, (name, _, expected)) in table.iter().enumerate() {
+            let mut peer = outer.connect().await;
+            peer.send(format!("GET /{at} HTTP/1.1\r\nHost: {name}\r\n\r\n")).await;
+            let answer = peer.response_to("GET").await.unwrap();
+            assert_eq!(answer.status, *expected, "turn {turn}: {}\n{}", transports[at], outer.log());
+        }
+    }
+    let line = inner.logged(|line| line["RequestPath"] == "/16").await;
+    assert_eq!(
+        (&line["TLSVersion"], &line["TLSCipher"]),
+        (&"1.2".into(), &"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256".into())
+    );
+}
+
+#[tokio::test]
+async fn websockets_and_probes_have_the_same_demands() {
+    let server = Server::start(|seen| match seen.path() {
+        "/0" => vec![
+            Step::Send(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
+            ),
+            Step::Echo,
+        ],
+        _ => ok("well"),
+    })
+    .await;
+    let authority = Authority::new();
+    let inner = secured(&server, &authority).await;
+    let ca = format!("serverName: a.test, rootCAs: [{}]", quoted(&authority.certificate));
+    let transports = ["spiffe://a.test/b", "spiffe://a.test/c"]
+        .map(|uri| format!("{ca}, peerCertURI: '{uri}', minVersion: VersionTLS13"));
+    let url = format!("https://{}", inner.address());
+    let outer = before(&url, &transports, ", healthCheck: {path: /health, interval: 100ms}").await;
+    let upgrade = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    // Which of two things came first was drawn by lot once.
+    for _ in 0..10 {
+        let mut peer = Peer::connect(outer.address()).await;
+        peer.send(upgrade("/0")).await;
+        assert_eq!(peer.response_to("GET").await.unwrap().status, 101, "{}", outer.log());
+        peer.send("there and back").await;
+        assert_eq!(peer.bytes(14).await, b"there and back");
+    }
+    // The probes see that the other one is somebody else.
+    soon(async {
+        loop {
+            let mut peer = Peer::connect(outer.address()).await;
+            peer.send(upgrade("/1")).await;
+            match peer.response_to("GET").await.unwrap().status {
+                502 => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                status => break assert_eq!(status, 503),
+            }
+        }
+    })
+    .await;
+    let mut peer = Peer::connect(outer.address()).await;
+    peer.send(upgrade("/0")).await;
+    assert_eq!(peer.response_to("GET").await.unwrap().status, 101, "the good one stays");
+}
