@@ -15,6 +15,7 @@ mod examples;
 mod explained;
 mod fail_closed;
 mod front_door;
+mod grpc;
 mod h2_attacks;
 mod handover;
 mod harness;

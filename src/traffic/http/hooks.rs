@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
-use http::{StatusCode, Version};
+use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::prelude::{Error, HttpPeer, Result};
@@ -152,6 +152,16 @@ impl ProxyHttp for Hooks {
         Ok(None)
     }
 
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        trailers: &mut HeaderMap,
+        flight: &mut Flight,
+    ) -> Result<Option<Bytes>> {
+        flight.note_grpc_status(trailers);
+        Ok(None)
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, flight: &mut Flight) -> FailToProxy {
         lane::leave(session, flight);
         let failure = Failure::of(error, flight);
@@ -285,6 +295,7 @@ impl Gateway {
         flight.attempt += 1;
         // What an earlier attempt was answered says nothing of this one's server.
         flight.origin_status = 0;
+        flight.grpc_status = None;
         flight.first_byte = None;
         // What was kept of the body comes through the filter once more.
         flight.received_bytes = 0;
@@ -358,6 +369,7 @@ impl Gateway {
         // What went wrong in earlier attempts is over: the client gets a server's answer.
         flight.fault = None;
         flight.status = response.status.as_u16();
+        flight.note_grpc_status(&response.headers);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
@@ -380,6 +392,12 @@ pub(super) fn is_interim(response: &ResponseHeader) -> bool {
 }
 
 impl Flight {
+    /// Notes how a gRPC call ended. It stands in the trailers, or in the head of an answer that has nothing else.
+    fn note_grpc_status(&mut self, fields: &HeaderMap) {
+        let written = fields.get("grpc-status").and_then(|value| value.to_str().ok());
+        self.grpc_status = written.and_then(|code| code.parse().ok()).or(self.grpc_status);
+    }
+
     /// Takes a piece of the request's body down through the transforms.
     ///
     /// # Errors

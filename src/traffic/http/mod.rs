@@ -90,6 +90,8 @@ pub struct Flight {
     origin_bytes: u64,
     received_bytes: u64,
     status: u16,
+    /// How a gRPC call ended, if a server has said so.
+    grpc_status: Option<u16>,
     fault: Option<Fault>,
     /// The response has begun to reach the client: nothing may be tried again.
     responding: bool,

@@ -95,10 +95,15 @@ impl Gateway {
             return;
         }
         let headers = &session.req_header().headers;
+        let protocol = Protocol::of(headers);
         let observation = Observation {
             method: &exchange.original.method,
-            protocol: Protocol::of(headers),
-            status: flight.status,
+            protocol,
+            status: if protocol == Protocol::Grpc {
+                flight.grpc_status.unwrap_or(flight.status)
+            } else {
+                flight.status
+            },
             duration,
             request_bytes: flight.received_bytes,
             response_bytes,
