@@ -16,39 +16,19 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::utils::tls::CertKey;
 use pingora::{Error, ErrorType, Result};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
-    SupportedCipherSuite, SupportedProtocolVersion,
-};
-use serde::{Deserialize, Serialize};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::judge::{Judge, Wanted};
 use super::server::Purpose;
-use super::transport::{PLACEHOLDER_AUTHORITY, Settings};
+use super::transport::Settings;
 use super::upgrade::{self, Paused};
 use crate::problem::{Problem, Problems, all, each, refuse};
-
-/// `peerCertSANs` as written: a name that the certificate of a server may be for.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct AlternativeName {
-    /// `DNS` or `URI`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The name.
-    pub value: String,
-}
 
 /// What a transport asks for that Pingora's connector cannot do.
 pub(super) struct Demands {
@@ -76,7 +56,12 @@ impl Demands {
                            `peerCertSANs`: such connections speak HTTP/1.1";
             Problem::at("disableHTTP2", message).with_help("leave it out")
         });
-        let read = all((http2, versions(settings), suites(settings), Wanted::read(settings)))?;
+        let read = all((
+            http2,
+            versions(settings),
+            suites(settings),
+            Wanted::read(&settings.peer_cert_uri, &settings.peer_cert_sans),
+        ))?;
         let ((), versions, suites, wanted) = read;
         Ok(Some(Self { versions, suites, wanted }))
     }
@@ -94,12 +79,10 @@ pub(super) fn build(
 ) -> Result<Arc<ClientConfig>, Problem> {
     let Demands { versions, suites, wanted } = demands;
     let provider = Arc::new(CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() });
-    // Whoever asks for a certificate of a certain owner asks for a true one, also where its host name may be another.
-    let chain = match settings.insecure_skip_verify && wanted.is_nothing() {
-        true => None,
-        false => Some(chain_verifier(settings, roots, &provider)?),
-    };
-    let judge = Judge { chain, checks_host: !settings.insecure_skip_verify, wanted, provider: provider.clone() };
+    // With `insecureSkipVerify` there may be one that stands for nothing.
+    let roots = if settings.root_cas.is_empty() { &[] } else { roots };
+    let checks_host = !settings.insecure_skip_verify;
+    let judge = Judge::new(roots, checks_host, wanted, &provider).map_err(|message| Problem::at("rootCAs", message))?;
     let wrong = |error: rustls::Error| Problem::at("cipherSuites", format!("cannot be spoken: {error}"));
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&versions)
@@ -119,29 +102,6 @@ pub(super) fn build(
     };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-fn chain_verifier(
-    settings: &Settings,
-    roots: &[CertificateDer<'static>],
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<WebPkiServerVerifier>, Problem> {
-    let wrong = |message: String| Problem::at("rootCAs", message);
-    let mut store = RootCertStore::empty();
-    if settings.root_cas.is_empty() {
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().unwrap_or_default());
-        if store.is_empty() {
-            // The library wants some authority, and a minimal image has none: this one vouches for nothing.
-            store.add_parsable_certificates(CertificateDer::from_pem_slice(PLACEHOLDER_AUTHORITY.as_bytes()));
-        }
-    } else {
-        for root in roots {
-            store.add(root.clone()).map_err(|error| wrong(format!("cannot be used: {error}")))?;
-        }
-    }
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
-        .build()
-        .map_err(|error| wrong(format!("cannot be used: {error}")))
 }
 
 const OLDEST: &str = "VersionTLS12";
@@ -195,125 +155,6 @@ fn name(suite: SupportedCipherSuite) -> String {
 fn is_called(suite: SupportedCipherSuite, written: &str) -> bool {
     let name = name(suite);
     name == written || (written.ends_with("CHACHA20_POLY1305") && name.strip_suffix("_SHA256") == Some(written))
-}
-
-/// Whose certificate a server must show.
-#[derive(Debug)]
-struct Wanted {
-    uri: Option<Box<str>>,
-    /// One of these, if there are any.
-    names: Box<[Named]>,
-}
-
-#[derive(Debug)]
-enum Named {
-    Uri(Box<str>),
-    Host(ServerName<'static>),
-}
-
-impl Wanted {
-    fn read(settings: &Settings) -> Result<Self, Problems> {
-        let names = each(settings.peer_cert_sans.iter().enumerate().map(|(at, AlternativeName { kind, value })| {
-            let here = |field: &str, message: String| Problem::at(format!("peerCertSANs[{at}].{field}"), message);
-            if value.is_empty() {
-                return Err(here("value", "is missing".to_owned()));
-            }
-            match &*kind.to_ascii_lowercase() {
-                "uri" => Ok(Named::Uri(value.as_str().into())),
-                "dns" | "hostname" => ServerName::try_from(value.clone())
-                    .map(Named::Host)
-                    .map_err(|_| here("value", format!("`{value}` is not a host name"))),
-                _ => Err(here("type", format!("`{kind}` is not known")).with_help("expected `DNS` or `URI`")),
-            }
-        }))?;
-        let names: Vec<Named> = names;
-        let uri = Some(settings.peer_cert_uri.as_str()).filter(|uri| !uri.is_empty()).map(Box::from);
-        Ok(Self { uri, names: names.into() })
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.uri.is_none() && self.names.is_empty()
-    }
-
-    /// Whether the certificate is for whom it must be.
-    fn is_met_by(&self, certificate: &CertificateDer<'_>) -> bool {
-        let has_uri = |wanted: &str| {
-            let Ok((_, read)) = X509Certificate::from_der(certificate) else { return false };
-            let Ok(Some(found)) = read.subject_alternative_name() else { return false };
-            let is_it =
-                |name: &GeneralName<'_>| matches!(name, GeneralName::URI(uri) if uri.eq_ignore_ascii_case(wanted));
-            found.value.general_names.iter().any(is_it)
-        };
-        let has_host = |wanted: &ServerName<'_>| {
-            ParsedCertificate::try_from(certificate).is_ok_and(|read| verify_server_name(&read, wanted).is_ok())
-        };
-        let has = |named: &Named| match named {
-            Named::Uri(uri) => has_uri(uri),
-            Named::Host(host) => has_host(host),
-        };
-        self.uri.as_deref().is_none_or(has_uri) && (self.names.is_empty() || self.names.iter().any(has))
-    }
-}
-
-/// Judges the certificates of servers.
-#[derive(Debug)]
-struct Judge {
-    /// `None`: any certificate is taken.
-    chain: Option<Arc<WebPkiServerVerifier>>,
-    /// Whether the certificate must be for the host that is asked for.
-    checks_host: bool,
-    wanted: Wanted,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Judge {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        issuers: &[CertificateDer<'_>],
-        host: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        use CertificateError::{NotValidForName, NotValidForNameContext};
-        if let Some(chain) = &self.chain {
-            match chain.verify_server_cert(certificate, issuers, host, ocsp, now) {
-                // The name is looked at last: everything else is right.
-                Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
-                    if !self.checks_host => {}
-                judged => {
-                    judged?;
-                }
-            }
-        }
-        if self.wanted.is_met_by(certificate) {
-            return Ok(ServerCertVerified::assertion());
-        }
-        let why = io::Error::other("it is for none of those that `peerCertURI` and `peerCertSANs` name");
-        Err(CertificateError::Other(OtherError(Arc::new(why))).into())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Makes such connections to one server.

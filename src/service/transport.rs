@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::secure::{self, AlternativeName, Demands};
+use super::judge::AlternativeName;
+use super::secure::{self, Demands};
 use super::server::fnv1a;
 use super::url::Protocol;
 use crate::problem::{Problem, Problems, all, each, refuse};

@@ -292,10 +292,25 @@ async fn tls_to_servers_is_verified() {
         ("lax", "insecureSkipVerify: true".to_owned(), true),
         (
             "san",
-            format!("rootCAs: [{}], peerCertSANs: [{{type: DNS, value: inner.test}}]", quoted(&authority.certificate)),
+            format!(
+                "insecureSkipVerify: true, rootCAs: [{}], peerCertSANs: [{{type: DNS, value: inner.test}}]",
+                quoted(&authority.certificate)
+            ),
             true,
         ),
-        ("uri", format!("rootCAs: [{}], peerCertURI: 'spiffe://a/b'", quoted(&authority.certificate)), false),
+        (
+            "both",
+            format!("rootCAs: [{}], peerCertSANs: [{{type: DNS, value: inner.test}}]", quoted(&authority.certificate)),
+            false,
+        ),
+        (
+            "uri",
+            format!(
+                "insecureSkipVerify: true, rootCAs: [{}], peerCertURI: 'spiffe://a/b'",
+                quoted(&authority.certificate)
+            ),
+            false,
+        ),
     ];
     let mut setup = Gateway::setup();
     let (mut routers, mut services, mut written) = (String::new(), String::new(), String::new());

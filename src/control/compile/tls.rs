@@ -42,7 +42,8 @@ impl Tls {
     pub(super) fn build(written: &Written, previous: Option<&Self>, kit: &Kit, problems: &mut Problems) -> Self {
         let mut read = Vec::with_capacity(written.certificates.len());
         for certificate in &written.certificates {
-            let found = read_certificate(&certificate.settings, previous, &certificate.path, problems);
+            let before = previous.and_then(|previous| previous.find(read.len(), &certificate.settings));
+            let found = read_certificate(&certificate.settings, before, &certificate.path, problems);
             for store in certificate.settings.stores.iter().filter(|store| *store != DEFAULT) {
                 let message = format!("the store `{store}` is not used: there is one store, called `{DEFAULT}`");
                 problems.push(Problem::warning("stores", message).under(&certificate.path));
@@ -64,6 +65,12 @@ impl Tls {
         };
         let options = build_options(written, &certificates, previous, kit, problems);
         Self { read, certificates, options }
+    }
+
+    /// What was read from `settings`; looked for first where it should be, as there may be thousands.
+    fn find(&self, at: usize, settings: &certificate::Settings) -> Option<&Read> {
+        let is_it = |read: &&Read| *read.settings == *settings;
+        self.read.get(at).filter(is_it).or_else(|| self.read.iter().find(is_it))
     }
 
     /// Whether there are options of this name, broken or not.
@@ -108,12 +115,11 @@ impl Tls {
 /// Reads a certificate, unless its files are as they were. One that went bad stays as it was.
 fn read_certificate(
     settings: &Arc<certificate::Settings>,
-    previous: Option<&Tls>,
+    before: Option<&Read>,
     path: &str,
     problems: &mut Problems,
 ) -> Option<Read> {
     let files = Files::of(&certificate_paths(settings));
-    let before = previous.and_then(|before| before.read.iter().find(|read| read.settings == *settings));
     if let Some(before) = before.filter(|before| before.files == files) {
         return Some(before.clone());
     }
@@ -150,7 +156,8 @@ fn default_certificate(
     let store = written.stores.get(DEFAULT)?;
     let settings = Arc::new(store.default_certificate.clone()?);
     let path = format!("tls.stores.{DEFAULT}.defaultCertificate");
-    let found = read_certificate(&settings, previous, &path, problems)?;
+    let before = previous.and_then(|previous| previous.find(read.len(), &settings));
+    let found = read_certificate(&settings, before, &path, problems)?;
     let certificate = found.certificate.clone();
     read.push(found);
     Some(certificate)

@@ -5,23 +5,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration as Span;
 
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::problem::{Problem, Problems, all, each, refuse};
-use crate::service::transport::{Certificate, PLACEHOLDER_AUTHORITY};
+use crate::service::judge::{AlternativeName, Judge, Wanted};
+use crate::service::transport::Certificate;
 use crate::units::{Duration, pem};
 
 /// A connection attempt without a limit of its own ends here, like the kernel's own patience.
@@ -109,26 +104,15 @@ pub struct TlsSettings {
     /// Certificate shown to servers that ask for one. At most one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<Certificate>,
-    /// A URI that must be in the server's certificate, instead of its name.
+    /// A URI that the server's certificate must be for. Its chain is then verified also with `insecureSkipVerify`.
     #[serde(rename = "peerCertURI", skip_serializing_if = "String::is_empty")]
     pub peer_cert_uri: String,
-    /// Names of which one must be in the server's certificate, instead of its name.
+    /// Names of which the server's certificate must be for at least one, besides what is verified anyway.
     #[serde(rename = "peerCertSANs", skip_serializing_if = "Vec::is_empty")]
-    pub peer_cert_sans: Vec<SanSettings>,
+    pub peer_cert_sans: Vec<AlternativeName>,
     /// Refused: there is no SPIFFE agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe: Option<serde_json::Value>,
-}
-
-/// One of `peerCertSANs` as written.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct SanSettings {
-    /// `DNS` or `URI`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The name.
-    pub value: String,
 }
 
 /// A way to speak to TCP servers, with everything read and checked.
@@ -202,32 +186,25 @@ fn keep_alive(written: Duration) -> Option<Span> {
 fn client_config(settings: &TlsSettings, identity: &mut Sha256) -> Result<Arc<ClientConfig>, Problems> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let spiffe = refuse(settings.spiffe.is_some(), || {
-        Problem::at("spiffe", "is not supported: there is no SPIFFE agent").with_help("write `peerCertSANs` instead")
+        Problem::at("spiffe", "is not supported: there is no SPIFFE agent").with_help(
+            "for servers of a known SPIFFE ID, write `rootCAs`, `peerCertURI` and `insecureSkipVerify: true`",
+        )
     });
     let name = refuse(
         !settings.server_name.is_empty() && ServerName::try_from(settings.server_name.as_str()).is_err(),
         || Problem::at("serverName", format!("`{}` is not a name", settings.server_name)),
     );
-    let (roots, sans, own, (), ()) =
-        all((roots(&settings.root_cas), sans(settings), client_certificate(&settings.certificates), spiffe, name))?;
+    let wanted = Wanted::read(&settings.peer_cert_uri, &settings.peer_cert_sans);
+    let (roots, wanted, own, (), ()) =
+        all((roots(&settings.root_cas), wanted, client_certificate(&settings.certificates), spiffe, name))?;
     roots.iter().for_each(|root| identity.update(root));
-    let verifier: Arc<dyn ServerCertVerifier> = if settings.insecure_skip_verify {
-        Arc::new(Unverified { provider: provider.clone() })
-    } else {
-        let store = Arc::new(store(roots));
-        if sans.is_empty() {
-            WebPkiServerVerifier::builder_with_provider(store, provider.clone())
-                .build()
-                .map_err(|error| Problem::at("rootCAs", format!("cannot be used: {error}")))?
-        } else {
-            Arc::new(Named { store, sans, provider: provider.clone() })
-        }
-    };
+    let judge = Judge::new(&roots, !settings.insecure_skip_verify, wanted, &provider)
+        .map_err(|message| Problem::at("rootCAs", message))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Problem::at("", format!("cannot be spoken: {error}")))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::new(judge));
     let config = match own {
         Some((chain, key)) => {
             identity.update(chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default());
@@ -239,23 +216,6 @@ fn client_config(settings: &TlsSettings, identity: &mut Sha256) -> Result<Arc<Cl
         None => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
-}
-
-/// The authorities that are named, or the system's if none are.
-fn store(roots: Vec<CertificateDer<'static>>) -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    if roots.is_empty() {
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().unwrap_or_default());
-    }
-    if store.is_empty() && roots.is_empty() {
-        // The library wants some authority, and a minimal image has none: this one vouches for nothing.
-        store.add_parsable_certificates(CertificateDer::from_pem_slice(PLACEHOLDER_AUTHORITY.as_bytes()));
-    }
-    for root in roots {
-        // Each was added to a store before.
-        let _ = store.add(root);
-    }
-    store
 }
 
 fn roots(written: &[String]) -> Result<Vec<CertificateDer<'static>>, Problems> {
@@ -297,124 +257,6 @@ fn client_certificate(written: &[Certificate]) -> Result<Option<Pair>, Problems>
     }
 }
 
-/// A name that must be in a server's certificate.
-#[derive(Clone, Debug)]
-enum San {
-    Dns(Box<str>),
-    Uri(Box<str>),
-}
-
-fn sans(settings: &TlsSettings) -> Result<Vec<San>, Problems> {
-    let read = |(at, written): (usize, &SanSettings)| match &*written.kind.to_ascii_uppercase() {
-        "DNS" => Ok(San::Dns(written.value.to_ascii_lowercase().into())),
-        "URI" => Ok(San::Uri(written.value.as_str().into())),
-        _ => {
-            let message = format!("`{}` is not known, expected `DNS` or `URI`", written.kind);
-            Err(Problem::at(format!("peerCertSANs[{at}].type"), message))
-        }
-    };
-    let mut sans: Vec<_> = each(settings.peer_cert_sans.iter().enumerate().map(read))?;
-    if !settings.peer_cert_uri.is_empty() {
-        sans.push(San::Uri(settings.peer_cert_uri.as_str().into()));
-    }
-    Ok(sans)
-}
-
-/// Takes any certificate, if the server proves that it has its key.
-#[derive(Debug)]
-struct Unverified {
-    provider: Arc<CryptoProvider>,
-}
-
-/// Takes certificates of an authority that have one of some names, whatever the server is called.
-#[derive(Debug)]
-struct Named {
-    store: Arc<RootCertStore>,
-    sans: Vec<San>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl Named {
-    fn has_name(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-        let Ok(Some(names)) = certificate.subject_alternative_name() else { return false };
-        names.value.general_names.iter().any(|name| {
-            self.sans.iter().any(|san| match (san, name) {
-                (San::Dns(wanted), GeneralName::DNSName(found)) => found.eq_ignore_ascii_case(wanted),
-                (San::Uri(wanted), GeneralName::URI(found)) => **found == **wanted,
-                _ => false,
-            })
-        })
-    }
-}
-
-macro_rules! signatures {
-    () => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signature: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider.signature_verification_algorithms.supported_schemes()
-        }
-    };
-}
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    signatures!();
-}
-
-impl ServerCertVerifier for Named {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        rustls::client::verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(certificate)?,
-            &self.store,
-            intermediates,
-            now,
-            self.provider.signature_verification_algorithms.all,
-        )?;
-        if self.has_name(certificate) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::NotValidForName.into())
-        }
-    }
-
-    signatures!();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,7 +268,7 @@ mod tests {
             (r#"{"tls": {"spiffe": {}}}"#, "tls.spiffe"),
             (r#"{"tls": {"rootCAs": ["/no/such"]}}"#, "tls.rootCAs[0]"),
             (r#"{"tls": {"serverName": "a b"}}"#, "tls.serverName"),
-            (r#"{"tls": {"peerCertSANs": [{"type": "IP"}]}}"#, "tls.peerCertSANs[0].type"),
+            (r#"{"tls": {"peerCertSANs": [{"type": "IP", "value": "a"}]}}"#, "tls.peerCertSANs[0].type"),
             (r#"{"tls": {"certificates": [{}]}}"#, "tls.certificates[0].certFile tls.certificates[0].keyFile"),
         ] {
             let settings: Settings = serde_json::from_str(json).unwrap();
