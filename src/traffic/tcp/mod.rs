@@ -147,16 +147,16 @@ where
     let delay = pool.termination_delay;
     let result = match (stream, server) {
         (ClientStream::Plain(client, first) | ClientStream::Postgres(client, first), ServerStream::Plain(server)) => {
-            relay::plain(&client, &server, &first, carried, delay).await
+            relay::plain(&client, &server, first, carried, delay).await
         }
         (ClientStream::Plain(client, first) | ClientStream::Postgres(client, first), ServerStream::Tls(server)) => {
-            relay::layered(client, *server, &first, carried, delay).await
+            relay::layered(client, *server, first, carried, delay).await
         }
         (ClientStream::Tls(client), ServerStream::Plain(server)) => {
-            relay::layered(client, server, &[], carried, delay).await
+            relay::layered(client, server, BytesMut::new(), carried, delay).await
         }
         (ClientStream::Tls(client), ServerStream::Tls(server)) => {
-            relay::layered(client, *server, &[], carried, delay).await
+            relay::layered(client, *server, BytesMut::new(), carried, delay).await
         }
     };
     match result {

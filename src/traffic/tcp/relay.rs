@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::future::{Either, select};
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
 use std::os::fd::OwnedFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
@@ -22,6 +23,12 @@ const CHUNK_BYTES: usize = 64 << 10;
 const BUFFER_BYTES: usize = 16 << 10;
 /// A direction that has carried so many bytes is worth two descriptors for a pipe.
 const SPLICE_FROM_BYTES: u64 = 256 << 10;
+/// After so many more it asks again, if there was no pipe for it.
+const SPLICE_AGAIN_BYTES: u64 = 16 << 20;
+/// Bytes that a pipe holds. At 64 KiB, what the system gives by itself, moving costs more than copying; at so many two fifths less.
+const PIPE_BYTES: usize = 1 << 20;
+/// Most pipes at a time. Without privileges a user may have so many of that size.
+const PIPES_LIMIT: usize = 64;
 
 /// Bytes so far.
 #[derive(Debug, Default)]
@@ -46,13 +53,15 @@ impl Carried {
 pub(super) async fn plain(
     client: &TcpStream,
     server: &TcpStream,
-    first: &[u8],
+    first: BytesMut,
     carried: &Carried,
     delay: Option<Duration>,
 ) -> io::Result<()> {
     let up = async {
-        write_all(server, first).await?;
+        write_all(server, &first).await?;
         carried.up.fetch_add(first.len() as u64, Ordering::Relaxed);
+        // Not to be kept for as long as the connection lives.
+        drop(first);
         move_all(client, server, &carried.up).await
     };
     both(up, move_all(server, client, &carried.down), delay).await
@@ -62,7 +71,7 @@ pub(super) async fn plain(
 pub(super) async fn layered<C, S>(
     client: C,
     server: S,
-    first: &[u8],
+    first: BytesMut,
     carried: &Carried,
     delay: Option<Duration>,
 ) -> io::Result<()>
@@ -73,8 +82,9 @@ where
     let (client_read, client_write) = tokio::io::split(client);
     let (server_read, mut server_write) = tokio::io::split(server);
     let up = async {
-        server_write.write_all(first).await?;
+        server_write.write_all(&first).await?;
         carried.up.fetch_add(first.len() as u64, Ordering::Relaxed);
+        drop(first);
         copy_all(client_read, server_write, &carried.up).await
     };
     both(up, copy_all(server_read, client_write, &carried.down), delay).await
@@ -136,6 +146,7 @@ thread_local! {
 
 /// One direction between two sockets.
 async fn move_all(from: &TcpStream, to: &TcpStream, count: &AtomicU64) -> io::Result<()> {
+    let mut splice_from = SPLICE_FROM_BYTES;
     loop {
         from.readable().await?;
         let (read, rest) = match move_once(from, to) {
@@ -148,10 +159,11 @@ async fn move_all(from: &TcpStream, to: &TcpStream, count: &AtomicU64) -> io::Re
         }
         write_all(to, &rest).await?;
         let so_far = count.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
-        if so_far >= SPLICE_FROM_BYTES
-            && let Ok((reader, writer)) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
-        {
-            return splice_all(from, to, (&reader, &writer), count).await;
+        if so_far >= splice_from {
+            if let Some(pipe) = Pipe::open() {
+                return splice_all(from, to, &pipe, count).await;
+            }
+            splice_from = so_far + SPLICE_AGAIN_BYTES;
         }
     }
 }
@@ -182,23 +194,52 @@ async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// A pipe for one direction.
+struct Pipe {
+    reader: OwnedFd,
+    writer: OwnedFd,
+    _place: Place,
+}
+
+/// One of the places that there are for pipes.
+struct Place;
+
+static PIPES: AtomicUsize = AtomicUsize::new(0);
+
+impl Pipe {
+    /// `None` if there are enough of them, or the system gives none of that size: a short one is slower than buffers are.
+    fn open() -> Option<Self> {
+        let taken = PIPES.fetch_add(1, Ordering::Relaxed);
+        let place = Place;
+        if taken >= PIPES_LIMIT {
+            return None;
+        }
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+        fcntl_setpipe_size(&writer, PIPE_BYTES).ok()?;
+        Some(Self { reader, writer, _place: place })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        PIPES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// The rest of one direction, from socket to socket by way of a pipe: the bytes never leave the kernel.
-async fn splice_all(
-    from: &TcpStream,
-    to: &TcpStream,
-    (reader, writer): (&OwnedFd, &OwnedFd),
-    count: &AtomicU64,
-) -> io::Result<()> {
+async fn splice_all(from: &TcpStream, to: &TcpStream, pipe: &Pipe, count: &AtomicU64) -> io::Result<()> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     loop {
-        let filled =
-            from.async_io(Interest::READABLE, || Ok(splice(from, None, writer, None, CHUNK_BYTES, flags)?)).await?;
+        let filled = from
+            .async_io(Interest::READABLE, || Ok(splice(from, None, &pipe.writer, None, PIPE_BYTES, flags)?))
+            .await?;
         if filled == 0 {
             return SockRef::from(to).shutdown(std::net::Shutdown::Write);
         }
         let mut left = filled;
         while left > 0 {
-            let moved = to.async_io(Interest::WRITABLE, || Ok(splice(reader, None, to, None, left, flags)?)).await?;
+            let moved =
+                to.async_io(Interest::WRITABLE, || Ok(splice(&pipe.reader, None, to, None, left, flags)?)).await?;
             if moved == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
