@@ -5,7 +5,7 @@
 #   load-tests/hitless.sh           3 minutes (or HITLESS_SECONDS), 5 upgrades, 60 reloads
 #   load-tests/hitless.sh --short   30 seconds, 2 upgrades, 10 reloads
 #
-# Loopback only. PORTCULLIS_BIN and DRILL_BIN name the programs (default: built in release mode), HITLESS_PORT the first of two ports.
+# Loopback only. PORTCULLIS_BIN and DRILL_BIN name the programs (default: built in release mode), HITLESS_PORT the first of three ports.
 # Ends with 0 if nothing failed and everything that was to happen did happen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ fi
 portcullis=$(realpath "${PORTCULLIS_BIN:-target/release/portcullis}")
 drill=$(realpath "${DRILL_BIN:-target/release/examples/drill}")
 port=${HITLESS_PORT:-18800}
-origin_port=$((port + 1))
+origin_port=$((port + 1)) tcp_port=$((port + 2))
 work=$(mktemp -d "${TMPDIR:-/tmp}/hitless.XXXXXX")
 # The gateway puts its control socket where systemd would tell it to.
 export RUNTIME_DIRECTORY=$work
@@ -68,6 +68,22 @@ http:
       loadBalancer:
         servers:
           - url: http://127.0.0.1:$origin_port
+tcp:
+  routers:
+    drill:
+      rule: HostSNI(\`*\`)
+      entryPoints: [tunnels]
+      service: origin
+  services:
+    origin:
+      loadBalancer:
+        serversTransport: other
+        servers:
+          - address: 127.0.0.1:$origin_port
+  serversTransports:
+    # Another one each time, so that the service is built anew.
+    other:
+      dialTimeout: $((10 + $1))s
 udp:
   routers:
     drill:
@@ -120,6 +136,8 @@ entryPoints:
     transport:
       lifeCycle:
         graceTimeOut: 10s
+  tunnels:
+    address: 127.0.0.1:$tcp_port
   datagrams:
     address: 127.0.0.1:$port/udp
     # Short, so that sessions end and begin all the time.
@@ -141,7 +159,7 @@ setsid "$work/portcullis" run --configFile "$work/static.yaml" >"$work/gateway.l
 gateway=$!
 wait_until_served
 
-"$drill" load --target "127.0.0.1:$port" --udp "127.0.0.1:$port" --origin "127.0.0.1:$origin_port" --seconds "$seconds" >"$work/table" &
+"$drill" load --target "127.0.0.1:$port" --tcp "127.0.0.1:$tcp_port" --udp "127.0.0.1:$port" --origin "127.0.0.1:$origin_port" --seconds "$seconds" >"$work/table" &
 load=$!
 
 # The events lie evenly over the time, a little away from its ends.

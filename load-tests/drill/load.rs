@@ -50,6 +50,12 @@ pub(crate) struct Options {
     /// WebSockets opened per second, each 0.5 to 6 seconds long.
     #[arg(long, default_value_t = 5)]
     websocket: u32,
+    /// The gateway's entry point whose TCP connections all go to the origin, if there is one.
+    #[arg(long)]
+    tcp: Option<SocketAddr>,
+    /// TCP connections opened per second, half of them for one question, half of them 0.5 to 6 seconds long.
+    #[arg(long, default_value_t = 20)]
+    tunnels: u32,
     /// The gateway's entry point for UDP, if there is one.
     #[arg(long)]
     udp: Option<SocketAddr>,
@@ -90,6 +96,9 @@ pub(crate) async fn run(options: Options) -> io::Result<bool> {
     classes.spawn(pace(options.slow, until, Arc::clone(c), Class::Slow));
     classes.spawn(pace(options.post, until, Arc::clone(c), Class::Post));
     classes.spawn(pace(options.websocket, until, Arc::clone(c), Class::WebSocket));
+    if options.tcp.is_some() {
+        classes.spawn(pace(options.tunnels, until, Arc::clone(c), Class::Tcp));
+    }
     if options.udp.is_some() {
         classes.spawn(pace(options.datagrams, until, Arc::clone(c), Class::Datagram));
     }
@@ -132,10 +141,11 @@ impl Client {
         let begin = Instant::now();
         let result = match class {
             Class::KeepAlive => self.patiently(self.keep_alive(number)).await,
-            Class::NewConnection => self.patiently(self.new_connection(number)).await,
+            Class::NewConnection => self.patiently(self.new_connection(self.options.target, number)).await,
             Class::Slow => self.patiently(self.slow(number)).await,
             Class::Post => self.patiently(self.post(number)).await,
-            Class::WebSocket => self.websocket(number).await,
+            Class::WebSocket => self.websocket(self.options.target, number).await,
+            Class::Tcp => self.tunnel(number).await,
             Class::Datagram => self.patiently(self.datagram(number)).await,
         };
         match result {
@@ -157,9 +167,9 @@ impl Client {
         same(&response.body, nonce.as_bytes())
     }
 
-    async fn new_connection(&self, number: u64) -> io::Result<()> {
+    async fn new_connection(&self, target: SocketAddr, number: u64) -> io::Result<()> {
         let nonce = format!("{}-n{number}", self.run);
-        let connection = self.connect().await?;
+        let connection = TcpStream::connect(target).await.map(Connection::new)?;
         let (mut connection, response) =
             self.ask(connection, &format!("GET /nonce/{nonce}"), "Connection: close\r\n", &[]).await?;
         same(&response.body, nonce.as_bytes())?;
@@ -186,13 +196,22 @@ impl Client {
         Ok(())
     }
 
-    async fn websocket(&self, number: u64) -> io::Result<()> {
+    /// A connection of which the gateway understands nothing. What is in it tells whether it was whole.
+    async fn tunnel(&self, number: u64) -> io::Result<()> {
+        match self.options.tcp {
+            Some(target) if number.is_multiple_of(2) => self.patiently(self.new_connection(target, number)).await,
+            Some(target) => self.websocket(target, number).await,
+            None => Err(bad("no entry point for TCP")),
+        }
+    }
+
+    async fn websocket(&self, target: SocketAddr, number: u64) -> io::Result<()> {
         let until = Instant::now() + Duration::from_millis(fastrand::u64(500..6_000));
         let key = websocket::key();
         let upgrade = format!(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
         );
-        let mut connection = self.connect().await?;
+        let mut connection = TcpStream::connect(target).await.map(Connection::new)?;
         let request = head("GET /websocket", &upgrade);
         self.patiently(async {
             connection.send(request.as_bytes()).await?;

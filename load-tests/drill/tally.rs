@@ -22,17 +22,20 @@ pub(crate) enum Class {
     Post,
     /// Echoes over a WebSocket.
     WebSocket,
+    /// Connections of a TCP router.
+    Tcp,
     /// Datagrams there and back, half of them in sessions that last.
     Datagram,
 }
 
 impl Class {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::KeepAlive, "keep-alive GET"),
         (Self::NewConnection, "new-connection GET"),
         (Self::Slow, "slow response"),
         (Self::Post, "POST exactly once"),
         (Self::WebSocket, "WebSocket echo"),
+        (Self::Tcp, "TCP connection"),
         (Self::Datagram, "UDP there and back"),
     ];
 }
