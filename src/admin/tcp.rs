@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::control::compile::tcp_priority;
 use crate::control::status::Applied;
 use crate::service::tcp::Service;
 use crate::units::Name;
@@ -52,7 +53,7 @@ pub(super) fn list(applied: &Applied, about: &About, class: Class) -> Vec<Value>
                 if router.entry_points.is_empty() { &about.default_entry_points } else { &router.entry_points };
             object["entryPoints"] = json!(entry_points);
             object["using"] = json!(entry_points);
-            object["priority"] = json!(if router.priority == 0 { router.rule.len() as i64 } else { router.priority });
+            object["priority"] = json!(tcp_priority(router));
             object
         }),
         Class::Services => with_broken(&tcp.services, &tcp.broken.services, show, |name, settings| {

@@ -200,6 +200,7 @@ async fn many_at_once_leave_nothing_behind() {
     let server = parrot("").await;
     let gateway = Gateway::setup()
         .flag("metrics.prometheus.entryPoint=traefik")
+        .flag("api.insecure=true")
         .entry_point("traefik")
         .dynamic(all_to(
             &["web"],
@@ -248,6 +249,9 @@ async fn many_at_once_leave_nothing_behind() {
     ] {
         assert!(page.text().contains(&wanted), "{wanted}\n{}", page.text());
     }
+    let router = metrics.get("/api/tcp/routers/web@file", "").await;
+    let router: serde_json::Value = serde_json::from_str(router.text()).unwrap();
+    assert_eq!((&router["priority"], &router["status"]), (&(-1).into(), &"enabled".into()), "{router}");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ mod tcp;
 mod tls;
 mod udp;
 
+pub use tcp::tcp_priority;
+
 /// What compiling needs besides the configuration itself.
 pub struct Kit {
     /// The HTTP entry points, in the order of [`crate::exchange::Client::entry_point_index`].

@@ -256,6 +256,24 @@ fn missing(name: &Name, known: bool) -> String {
     }
 }
 
+/// The rank of a router among others.
+pub fn tcp_priority(router: &Router) -> i64 {
+    // Both syntaxes write alike what makes a difference.
+    match ConnectionRule::parse(&router.rule, Syntax::V3) {
+        Ok(rule) => priority(router, &rule),
+        Err(_) if router.priority == 0 => router.rule.len() as i64,
+        Err(_) => router.priority,
+    }
+}
+
+fn priority(router: &Router, rule: &ConnectionRule) -> i64 {
+    match router.priority {
+        0 if rule.is_catch_all() => -1,
+        0 => router.rule.len() as i64,
+        written => written,
+    }
+}
+
 struct Routers<'a> {
     written: &'a Written,
     tcp: &'a Tcp,
@@ -351,11 +369,7 @@ impl Routers<'_> {
             self.tell(name, Problem::at("priority", message));
             return None;
         }
-        let priority = match router.priority {
-            0 if rule.is_catch_all() => -1,
-            0 => router.rule.len() as i64,
-            written => written,
-        };
+        let priority = priority(router, &rule);
         let tls = match &router.tls {
             None => TcpTls::Without,
             Some(tls) if tls.passthrough => {
