@@ -45,7 +45,7 @@ pub struct Settings {
     pub alpn_protocols: Vec<String>,
     /// Makes every handshake a full one.
     pub disable_session_tickets: bool,
-    /// Whether our order of suites counts, and not the client's.
+    /// Whether our order of suites counts, and not the client's. So it is unless this is `false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefer_server_cipher_suites: Option<bool>,
 }
@@ -100,7 +100,7 @@ impl Options {
             };
             let mut config = builder.with_cert_resolver(Arc::new(resolver));
             config.alpn_protocols = settings.alpn_protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-            config.ignore_client_order = settings.prefer_server_cipher_suites.unwrap_or(false);
+            config.ignore_client_order = settings.prefer_server_cipher_suites.unwrap_or(true);
             // Tickets need no memory here and survive an upgrade.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             config.send_tls13_tickets = if settings.disable_session_tickets { 0 } else { TICKETS };
@@ -167,8 +167,8 @@ const SUITES: [(&str, SupportedCipherSuite); 8] = [
 
 /// The suites of TLS 1.3: always offered, as Go has it.
 const SUITES_13: [(&str, SupportedCipherSuite); 3] = [
-    ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
     ("TLS_AES_128_GCM_SHA256", cipher_suite::TLS13_AES_128_GCM_SHA256),
+    ("TLS_AES_256_GCM_SHA384", cipher_suite::TLS13_AES_256_GCM_SHA384),
     ("TLS_CHACHA20_POLY1305_SHA256", cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
 ];
 

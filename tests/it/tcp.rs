@@ -336,6 +336,17 @@ async fn tls_to_servers_is_verified() {
     }
 }
 
+/// A process that took over, until the test has ended.
+struct Heir(i32);
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.0) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 #[tokio::test]
 async fn connections_outlive_reloads_and_upgrades() {
     let (server, other) = (parrot("old ").await, parrot("new ").await);
@@ -352,7 +363,8 @@ async fn connections_outlive_reloads_and_upgrades() {
     assert_eq!(chat(gateway.address(), "x").await, "new x");
     peer.send("still").await;
     assert_eq!(peer.bytes(5).await, b"still");
-    gateway.command("upgrade").await;
+    let told = gateway.told("upgrade").await;
+    let _heir = Heir(told.out.split(' ').find_map(|word| word.parse().ok()).expect("a successor"));
     assert_eq!(chat(gateway.address(), "y").await, "new y");
     peer.send("there").await;
     assert_eq!(peer.bytes(5).await, b"there");
