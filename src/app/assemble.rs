@@ -120,7 +120,11 @@ fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Listeners, Ref
     let (mut problems, mut failures) = (Problems::new(), Problems::new());
     for (index, (name, entry_point)) in options::tcp_entry_points(&app.install).enumerate() {
         let options = match options::door(index, name, entry_point) {
-            Ok(options) => options,
+            Ok(mut options) => {
+                options.acme.challenges = app.challenges.clone();
+                options.acme.by_pass |= !options::proves_in_handshakes(&app.install);
+                options
+            }
             Err(found) => {
                 problems.extend(found);
                 continue;

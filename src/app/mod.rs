@@ -22,7 +22,7 @@ use crate::provider::{self, Provider};
 use crate::service::transport::Transport;
 use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
-use crate::tls::{Tickets, fallback};
+use crate::tls::{Challenges, Tickets, fallback};
 use crate::traffic::http::{EntryPointHttp, Gateway};
 use crate::units::Name;
 
@@ -88,6 +88,8 @@ pub struct App {
     pub entry_points: Vec<Name>,
     /// The keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
+    /// Proofs that ACME servers are shown in handshakes.
+    pub challenges: Arc<Challenges>,
     /// The flags that the static configuration came from.
     flags: Option<Box<[String]>>,
     /// Set when the process drains.
@@ -120,10 +122,14 @@ impl App {
         let (default_transport, default_tcp_transport, exporter, fallback) =
             all((default_transport, default_tcp_transport, exporter, fallback))?;
         let exporter = exporter.map(Arc::new);
+        let challenges = Arc::new(Challenges::default());
+        let mut internals = internals(&install, &status, exporter.as_ref(), &terminating);
+        let resolvers = resolvers(&install, &status, &challenges, &mut internals)?;
         let kit = Kit {
             entry_points: models(&install, &entry_points),
             udp_entry_points: options::udp_entry_points(&install).map(|(name, _)| name.as_str().into()).collect(),
-            internals: internals(&install, &status, exporter.as_ref(), &terminating),
+            internals,
+            resolvers: install.certificates_resolvers.keys().cloned().collect(),
             default_syntax: install.core.default_rule_syntax,
             default_transport,
             default_tcp_transport,
@@ -138,6 +144,7 @@ impl App {
         inbox.updates(provider::internal::NAME).publish(Arc::new(own_routing), own_problems, None);
         let mut providers = start.providers;
         providers.extend(provider::of(&install)?);
+        providers.extend(resolvers);
         let providers = providers
             .into_iter()
             .map(|provider| {
@@ -156,6 +163,7 @@ impl App {
             entry_points,
             flags: start.flags,
             tickets,
+            challenges,
             terminating,
             providers,
         })
@@ -230,6 +238,36 @@ fn models(install: &Install, names: &[Name]) -> Vec<EntryPointModel> {
             tls: install.entry_points.get(name).and_then(|entry_point| entry_point.http.tls.clone()),
         })
         .collect()
+}
+
+/// Who gets certificates, and the service that proves to ACME servers that names are ours.
+#[cfg(feature = "acme")]
+fn resolvers(
+    install: &Install,
+    status: &Arc<Status>,
+    challenges: &Arc<Challenges>,
+    internals: &mut BTreeMap<Name, Arc<dyn Internal>>,
+) -> Result<Vec<Arc<dyn Provider>>, Problems> {
+    let proofs = provider::acme::Proofs { challenges: challenges.clone(), ..Default::default() };
+    internals.insert(provider::internal::ACME_HTTP.into(), proofs.answers.clone());
+    let resolvers = provider::acme::resolvers(install, status, &proofs)?;
+    Ok(resolvers.into_iter().map(|resolver| resolver as Arc<dyn Provider>).collect())
+}
+
+#[cfg(not(feature = "acme"))]
+fn resolvers(
+    install: &Install,
+    _: &Arc<Status>,
+    _: &Arc<Challenges>,
+    _: &mut BTreeMap<Name, Arc<dyn Internal>>,
+) -> Result<Vec<Arc<dyn Provider>>, Problems> {
+    match install.certificates_resolvers.keys().next() {
+        None => Ok(Vec::new()),
+        Some(name) => {
+            let message = "this program was built without the feature `acme`";
+            Err(crate::problem::Problem::at(format!("certificatesResolvers.{name}"), message).into())
+        }
+    }
 }
 
 fn internals(

@@ -61,6 +61,12 @@ pub(super) fn http(name: &Name, entry_point: &EntryPoint, install: &Install, met
     }
 }
 
+/// Whether a resolver proves in handshakes that names are ours. If none does, whoever asks for a proof means a server behind us.
+pub(super) fn proves_in_handshakes(install: &Install) -> bool {
+    let mut resolvers = install.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
+    resolvers.any(|acme| acme.tls_challenge.is_some())
+}
+
 /// What the front door of one entry point is told.
 ///
 /// # Errors
@@ -87,6 +93,7 @@ pub(super) fn door(index: usize, name: &Name, entry_point: &EntryPoint) -> Resul
     times.handshake = times.read.map_or(times.handshake, |read| read.min(times.handshake));
     options.keep_alive.max_time = written.keep_alive_max_time.positive();
     options.keep_alive.max_requests = u64::try_from(written.keep_alive_max_requests).ok().filter(|most| *most > 0);
+    options.acme.by_pass = entry_point.allow_acme_by_pass;
     limits(entry_point, &mut options);
     Ok(options)
 }

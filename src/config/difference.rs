@@ -54,12 +54,23 @@ fn shown(value: &Value) -> String {
 
 /// Each setting that differs, in the order of their paths.
 ///
-/// Values are compared as they are written out, where a secret is `***`: if a static setting is one some day, it must be compared
-/// here besides.
+/// Values are compared as they are written out, where a secret is `***`: those are compared besides.
 pub fn between(running: &Install, written: &Install) -> Vec<Difference> {
     let mut found = BTreeMap::new();
     let as_json = |install: &Install| serde_json::to_value(install).unwrap_or_default();
     compare(String::new(), &as_json(running), &as_json(written), &mut found);
+    let secret = |install: &Install, name: &str| {
+        let acme = install.certificates_resolvers.get(name)?.acme.as_ref()?;
+        Some(acme.eab.as_ref()?.hmac_encoded.clone())
+    };
+    for name in running.certificates_resolvers.keys() {
+        if let (Some(a), Some(b)) = (secret(running, name), secret(written, name))
+            && a != b
+        {
+            let path = format!("certificatesResolvers.{name}.acme.eab.hmacEncoded");
+            found.insert(path, ("***".into(), "*** (another)".into()));
+        }
+    }
     found.into_iter().map(|(setting, (running, written))| Difference { setting, running, written }).collect()
 }
 

@@ -181,6 +181,15 @@ impl Reader<'_> {
             install.entry_points.get(name).is_some_and(is_tcp) || install.broken_entry_points.contains_key(name)
         };
         let mut wrong = Vec::new();
+        let mut refused = Problems::new();
+        for (name, resolver) in &install.certificates_resolvers {
+            let path = format!("certificatesResolvers.{name}");
+            let found = match &resolver.acme {
+                Some(acme) => acme.problems(&declared).under("acme"),
+                None => Problem::at("", "names nobody who issues certificates").with_help("write `acme`").into(),
+            };
+            refused.extend(found.under(&path));
+        }
         if let Some(ping) = &install.ping
             && !ping.manual_routing
             && !declared(&ping.entry_point)
@@ -207,6 +216,10 @@ impl Reader<'_> {
         }
         if install.threads == Some(0) {
             wrong.push(("threads", "expected at least 1".to_owned()));
+        }
+        for problem in refused {
+            let problem = self.placed(problem);
+            self.problems.push(problem);
         }
         for (path, message) in wrong {
             let problem = self.problem(path, message);

@@ -14,6 +14,9 @@ use crate::units::{Duration, Name};
 pub struct EntryPoint {
     /// Where it listens.
     pub address: Address,
+    /// Leaves proofs for ACME servers to routers and servers, except those that a resolver of ours awaits.
+    #[serde(default, rename = "allowACMEByPass", skip_serializing_if = "is_false")]
+    pub allow_acme_by_pass: bool,
     /// Lets several processes listen on the address at once.
     #[serde(default, skip_serializing_if = "is_false")]
     pub reuse_port: bool,
@@ -51,6 +54,7 @@ impl EntryPoint {
     pub fn listening(address: Address) -> Self {
         Self {
             address,
+            allow_acme_by_pass: false,
             reuse_port: false,
             as_default: false,
             transport: Transport::default(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Protocol;
 use super::entry_points::{EntryPoint, EntryPoints};
+use super::resolvers::Resolvers;
 use crate::observe::{access_log, log, metrics};
 use crate::problem::Problem;
 use crate::service::{tcp, transport};
@@ -34,6 +35,9 @@ pub struct Install {
     pub tcp_servers_transport: tcp::transport::Settings,
     /// Where routers, services and middlewares come from.
     pub providers: Providers,
+    /// Who gets certificates.
+    #[serde(skip_serializing_if = "Resolvers::is_empty")]
+    pub certificates_resolvers: Resolvers,
     /// The API and the dashboard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,

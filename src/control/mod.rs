@@ -5,7 +5,7 @@ pub mod inbox;
 pub mod pipeline;
 pub mod status;
 
-pub use compile::{Built, EntryPointModel, Kit, compile};
+pub use compile::{Built, EntryPointModel, Kit, Wanted, compile};
 pub use inbox::{Inbox, Locate, Published, Updates};
 pub use pipeline::{Outcome, Pipeline};
 pub use status::Status;

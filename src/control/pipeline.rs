@@ -275,6 +275,7 @@ mod tests {
             precedence: Vec::new(),
             metrics: metrics.clone(),
             tickets: Arc::default(),
+            resolvers: ["le".into()].into(),
             fallback: fallback::certificate().unwrap(),
             runtime: runtime.handle().clone(),
             give_back: Some(give_back),

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
 
 use crate::config::Routing;
 use crate::problem::Problem;
 use crate::service::{Service, udp};
 use crate::snapshot::Snapshot;
+use crate::tls::Certificates;
 use crate::units::Name;
 
-use super::{Built, Outcome};
+use super::{Built, Outcome, Wanted};
 
 /// The newest configuration as applied.
 #[derive(Debug)]
@@ -25,6 +27,10 @@ pub struct Applied {
     pub tcp_services: Arc<std::collections::BTreeMap<Name, Arc<crate::service::tcp::Service>>>,
     /// UDP services by name.
     pub udp_services: Arc<std::collections::BTreeMap<Name, Arc<udp::Service>>>,
+    /// Certificates that routers want somebody to get.
+    pub wanted: Arc<[Wanted]>,
+    /// All certificates, by their names.
+    pub certificates: Arc<Certificates>,
     /// How it went.
     pub outcome: Outcome,
     /// The problems, by their paths.
@@ -55,26 +61,37 @@ impl Applied {
 
 /// The newest configuration as applied, if there is one.
 #[derive(Debug, Default)]
-pub struct Status(ArcSwapOption<Applied>);
+pub struct Status {
+    applied: ArcSwapOption<Applied>,
+    changes: watch::Sender<()>,
+}
 
 impl Status {
     /// What is in force.
     pub fn applied(&self) -> Option<Arc<Applied>> {
-        self.0.load_full()
+        self.applied.load_full()
+    }
+
+    /// Changes with each configuration that is applied.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     pub(super) fn set(&self, built: &Built, outcome: &Outcome) {
         let problems = outcome.problems.as_slice();
         let mut by_path: Box<[usize]> = (0..problems.len()).collect();
         by_path.sort_by_key(|index| problems.get(*index).map(|problem| &problem.path));
-        self.0.store(Some(Arc::new(Applied {
+        self.applied.store(Some(Arc::new(Applied {
             routing: built.routing.clone(),
             snapshot: built.snapshot.clone(),
             services: built.services.clone(),
             tcp_services: built.tcp_services().clone(),
             udp_services: built.udp_services.clone(),
+            wanted: built.wanted().clone(),
+            certificates: built.certificate_index().clone(),
             outcome: outcome.clone(),
             by_path,
         })));
+        self.changes.send_replace(());
     }
 }

@@ -1,6 +1,6 @@
 //! The gateway's own routers: redirections of entry points, API, ping and metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::Routing;
@@ -22,6 +22,8 @@ pub const DASHBOARD: &str = "dashboard@internal";
 pub const PING: &str = "ping@internal";
 /// Service that shows the metrics.
 pub const PROMETHEUS: &str = "prometheus@internal";
+/// Service that answers ACME servers.
+pub const ACME_HTTP: &str = "acme-http@internal";
 /// Service that answers 418: the target of routers whose middlewares answer.
 pub const NOOP: &str = "noop@internal";
 
@@ -33,6 +35,7 @@ pub fn routing(install: &Install) -> (Routing, Problems) {
             own.redirect(install, name, redirection);
         }
     }
+    own.acme(install);
     if let Some(api) = install.api.as_ref().filter(|api| api.insecure) {
         let base = api.base_path.trim_end_matches('/');
         own.route("api", INTERNAL_ENTRY_POINT, format!("PathPrefix(`{base}/api`)"), i64::MAX - 1, API);
@@ -49,6 +52,9 @@ pub fn routing(install: &Install) -> (Routing, Problems) {
     }
     (Routing { http: own.http, ..Routing::default() }, own.problems)
 }
+
+/// Where ACME servers look for proofs (RFC 8555 §8.3).
+const ACME_PATH: &str = "/.well-known/acme-challenge/";
 
 struct Own {
     http: Http,
@@ -84,6 +90,19 @@ impl Own {
         self.http.routers.insert(Name::qualified(name, NAME), Arc::new(router));
     }
 
+    /// One router for the entry points where ACME servers look for proofs. Where `allowACMEByPass` holds, it is one among others.
+    fn acme(&mut self, install: &Install) {
+        let resolvers = install.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
+        let challenges = resolvers.filter_map(|acme| acme.http_challenge.as_ref());
+        let names: BTreeSet<&str> = challenges.map(|challenge| &*challenge.entry_point).collect();
+        for name in names {
+            let Some(entry_point) = install.entry_points.get(name) else { continue };
+            let rule = format!("PathPrefix(`{ACME_PATH}`)");
+            let priority = if entry_point.allow_acme_by_pass { 0 } else { i64::MAX };
+            self.route(&format!("acme-http-{name}"), name, rule, priority, ACME_HTTP);
+        }
+    }
+
     /// Traefik's `entryPoints.x.http.redirections`: one router for everything, with a `redirectScheme`.
     fn redirect(&mut self, install: &Install, from: &Name, redirection: &Redirection) {
         let Some((port, label)) = target(&install.entry_points, &redirection.to) else {
@@ -108,7 +127,12 @@ impl Own {
             }
         }
         let name = format!("{from}-to-{label}");
-        let rule = "HostRegexp(`^.+$`)".to_owned();
+        let by_pass = install.entry_points.get(from).is_some_and(|entry_point| entry_point.allow_acme_by_pass);
+        let rule = if by_pass {
+            format!("HostRegexp(`^.+$`) && !PathPrefix(`{ACME_PATH}`)")
+        } else {
+            "HostRegexp(`^.+$`)".to_owned()
+        };
         self.add(&name, from.as_str(), rule, redirection.priority, NOOP, vec![middleware]);
     }
 }

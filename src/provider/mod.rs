@@ -6,6 +6,8 @@ use crate::config::Install;
 use crate::control::Updates;
 use crate::problem::{Problem, Problems};
 
+#[cfg(feature = "acme")]
+pub mod acme;
 pub mod file;
 pub mod internal;
 pub mod template;

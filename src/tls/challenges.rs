@@ -23,7 +23,7 @@ impl Challenges {
     /// Shows a certificate to whoever asks for the proof of `name`, until [`Challenges::remove`].
     ///
     /// # Errors
-    /// If certificate and key do not fit.
+    /// If the key cannot be used.
     pub fn insert(
         &self,
         name: &str,
@@ -32,7 +32,8 @@ impl Challenges {
     ) -> Result<(), Problem> {
         let wrong = |error: rustls::Error| Problem::at("tlsChallenge", format!("cannot prove {name}: {error}"));
         let provider = Arc::new(super::provider());
-        let key = CertifiedKey::from_der(vec![certificate], key, &provider).map_err(wrong)?;
+        // Not compared with the certificate, as in others: the extension that proves is one that the library refuses to read.
+        let key = CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(key).map_err(wrong)?);
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(wrong)?

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -37,6 +37,17 @@ where
         is_resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
     };
     Ok((stream, facts))
+}
+
+/// Makes the handshake of an ACME server that looks for a proof, and ends the connection.
+///
+/// # Errors
+/// If the two cannot agree, or the other has gone.
+pub async fn prove<S>(config: Arc<ServerConfig>, stream: S) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    TlsAcceptor::from(config).accept(stream).await?.shutdown().await
 }
 
 /// Whom a certificate was made for.

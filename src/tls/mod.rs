@@ -1,7 +1,9 @@
 //! TLS: who we are, on which terms we speak, and the handshake. Only this module names the library behind it (rustls).
 
+pub mod authorities;
 pub mod certificate;
 pub mod certificates;
+pub mod chain;
 pub mod challenges;
 mod client_auth;
 pub mod client_hello;
@@ -10,8 +12,10 @@ pub mod handshake;
 pub mod options;
 pub mod tickets;
 
+pub use authorities::Authorities;
 pub use certificate::Certificate;
 pub use certificates::Certificates;
+pub use chain::Chain;
 pub use challenges::Challenges;
 pub use client_hello::ClientHello;
 pub use options::Options;

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should say so and stop")]
 
+#[cfg(feature = "acme")]
+mod acme;
 mod activation;
 mod allocations;
 mod api;

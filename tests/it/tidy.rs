@@ -30,7 +30,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("traffic", &["exchange", "middleware", "observe", "service", "snapshot", "tls", "units"]),
     // 5: what operators read; where configuration comes from; the life of the process.
     ("admin", &["config", "control", "exchange", "middleware", "observe", "problem", "service", "units"]),
-    ("provider", &["config", "control", "middleware", "problem", "units"]),
+    ("provider", &["config", "control", "exchange", "middleware", "problem", "service", "tls", "units"]),
     ("process", &["problem", "units"]),
     // 6: the only ones that know everyone.
     ("app", &["*"]),

@@ -323,8 +323,12 @@ fn what_is_missing_is_told() {
     let folder = tempfile::tempdir().unwrap();
     for (name, text, part) in [
         ("docker", "providers: {docker: {exposedByDefault: false}}", "providers.docker"),
-        ("acme", "certificatesResolvers: {le: {acme: {email: a@b.test, storage: acme.json}}}", "certificatesResolvers"),
-        ("tls", "http: {routers: {a: {rule: 'Path(`/`)', service: b, tls: {certResolver: le}}}}", "http.routers.a.tls"),
+        ("acme", "certificatesResolvers: {le: {tailscale: {}}}", "certificatesResolvers.le.tailscale"),
+        (
+            "tls",
+            "http: {routers: {a: {rule: 'Host(`a`)', service: b, tls: {certResolver: le}}}}",
+            "http.routers.a@file.tls",
+        ),
         ("forward", "http: {middlewares: {a: {forwardAuth: {address: 'http://a'}}}}", "http.middlewares.a"),
         ("mirror", "http: {services: {a: {mirroring: {service: b}}}}", "http.services.a"),
         ("tcp", "tcp: {routers: {a: {rule: 'HostSNI(`*`)', service: b}}}", "tcp"),

@@ -102,8 +102,8 @@ fn mistakes_are_named_and_disable_their_object() {
             "http.routers.a",
         ),
         (
-            "http: {routers: {a: {tls: {certResolver: x}}}}",
-            "1:28: error: http.routers.a.tls.certResolver: this key is not supported yet (the router is disabled, because nobody gets it a certificate yet)",
+            "http: {routers: {a: {parentRefs: [x]}}}",
+            "1:22: error: http.routers.a.parentRefs: this key is not supported yet (the router is disabled, because it would answer without its parents)",
             "http.routers.a",
         ),
         (
@@ -151,17 +151,15 @@ fn what_asks_for_nothing_is_no_problem_though_it_is_refused() {
 
 #[test]
 fn what_is_ignored_leaves_its_entry_point_open_and_what_is_refused_does_not() {
-    let (root, problems, broken) = walk(
-        "entryPoints: {a: {address: ':1', http3: {}}, b: {address: ':2', http: {tls: {certResolver: x}}}}",
-        &STATIC,
-    );
-    assert_eq!(root, serde_json::json!({"entryPoints": {"a": {"address": ":1"}}}));
-    assert_eq!(broken, ["entryPoints.b"]);
+    let (root, problems, broken) =
+        walk("entryPoints: {a: {address: ':1', http3: {}}}\ncertificatesResolvers: {b: {tailscale: {}}}", &STATIC);
+    assert_eq!(root, serde_json::json!({"entryPoints": {"a": {"address": ":1"}}, "certificatesResolvers": {}}));
+    assert_eq!(broken, ["certificatesResolvers.b"]);
     assert_eq!(
         problems,
         [
             "1:34: warning: entryPoints.a.http3: this key is not supported yet (clients use HTTP/2 or HTTP/1.1)",
-            "1:78: error: entryPoints.b.http.tls.certResolver: this key is not supported yet (the entry point stays closed, because nobody gets it certificates yet)",
+            "2:29: error: certificatesResolvers.b.tailscale: this key is not supported yet (certificates come from ACME servers only)",
         ]
     );
 }

@@ -169,7 +169,7 @@ ping: {entryPoint: dns}
 
 #[test]
 fn a_redirection_to_a_closed_entry_point_stands() {
-    let text = "entryPoints: {web: {address: ':80', http: {redirections: {entryPoint: {to: secure}}}}, secure: {address: ':443', http: {tls: {certResolver: x}}}}";
+    let text = "entryPoints: {web: {address: ':80', http: {redirections: {entryPoint: {to: secure}}}}, secure: {address: ':443', http: {tls: {certResolver: [x]}}}}";
     let loaded = load("a.yaml", text, &[], &[]);
     assert_eq!(loaded.problems.len(), 1, "{}", loaded.problems);
     assert_eq!(names(loaded.install.entry_points.keys()), ["web"]);

@@ -100,7 +100,7 @@ http:
     slip: {rule: Path(`/a`), service: s, midlewares: [m]}
     refused: {rule: Path(`/b`), service: s, parentRefs: [slip]}
     lost: {rul: Path(`/c`), service: s, priority: x}
-    secure: {rule: Path(`/d`), service: s, tls: {certResolver: x}}
+    secure: {rule: Path(`/d`), service: s, tls: {certResolver: [x]}}
     whole: {rule: Path(`/e`), service: s}
 ";
     let (routing, problems) = dynamic(text, Format::Yaml, "f", "file");

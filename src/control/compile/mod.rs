@@ -1,6 +1,6 @@
 //! Configuration as written, turned into what traffic reads. Total: there is always a snapshot, and a list of what was left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::future::{join_all, join3};
@@ -13,7 +13,7 @@ use crate::problem::Problems;
 use crate::service::transport::Transport;
 use crate::service::{self, Internal, ServerPool, Service};
 use crate::snapshot::{Route, Snapshot};
-use crate::tls::{Certificate, Tickets};
+use crate::tls::{Certificate, Certificates, Tickets};
 use crate::units::Name;
 
 mod doors;
@@ -23,6 +23,9 @@ mod services;
 mod tcp;
 mod tls;
 mod udp;
+mod wanted;
+
+pub use wanted::Wanted;
 
 pub use tcp::tcp_priority;
 
@@ -46,6 +49,8 @@ pub struct Kit {
     pub metrics: Arc<Metrics>,
     /// The keys of session tickets, for all TLS options.
     pub tickets: Arc<Tickets>,
+    /// Who gets certificates, by name.
+    pub resolvers: BTreeSet<Box<str>>,
     /// The certificate for whom there is none.
     pub fallback: Arc<Certificate>,
     /// The runtime of health checks and name resolution.
@@ -89,12 +94,23 @@ pub struct Built {
     doubts: http::Doubts,
     terms: tls::Tls,
     tcp: tcp::Tcp,
+    wishes: wanted::Wishes,
 }
 
 impl Built {
     /// TCP services by name.
     pub fn tcp_services(&self) -> &Arc<BTreeMap<Name, Arc<service::tcp::Service>>> {
         &self.tcp.services
+    }
+
+    /// Certificates that routers want somebody to get.
+    pub fn wanted(&self) -> &Arc<[Wanted]> {
+        &self.wishes.wanted
+    }
+
+    /// All certificates, by their names.
+    pub fn certificate_index(&self) -> &Arc<Certificates> {
+        self.terms.index()
     }
 
     /// Whether a certificate, key or authority's file is another than the one that was read.
@@ -175,6 +191,7 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let terms = tls::Tls::build(&routing.tls, previous.map(|built| &built.terms), kit, &mut problems);
     let (tcp, tcp_tables) = tcp::build(&routing.tcp, &terms, previous, kit, &mut problems);
     let doors = doors::build(&routing, (&tls, tcp_tables), &terms, &mut problems, kit);
+    let wishes = wanted::Wishes::build(&routing, &routes, previous.map(|built| &built.wishes), kit, &mut problems);
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
         snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors, udp: udp_routes }),
@@ -190,6 +207,7 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
         doubts,
         terms,
         tcp,
+        wishes,
     }
 }
 

@@ -52,6 +52,7 @@ impl Bed {
             precedence: vec!["docker".to_owned(), "file".to_owned()],
             metrics: Arc::new(Metrics::new(&metrics::Settings::default(), 1)),
             tickets: Arc::default(),
+            resolvers: ["le".into()].into(),
             fallback: fallback::certificate().unwrap(),
             runtime: runtime.handle().clone(),
             give_back: None,

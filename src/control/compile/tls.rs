@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use crate::config::router_tls::Domain;
 use crate::config::tls::{Contested, DEFAULT, Tls as Written};
 use crate::observe::metrics;
 use crate::problem::{Problem, Problems};
@@ -71,6 +72,11 @@ impl Tls {
     fn find(&self, at: usize, settings: &certificate::Settings) -> Option<&Read> {
         let is_it = |read: &&Read| *read.settings == *settings;
         self.read.get(at).filter(is_it).or_else(|| self.read.iter().find(is_it))
+    }
+
+    /// All that could be read.
+    pub(super) fn index(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
     /// Whether there are options of this name, broken or not.
@@ -154,13 +160,23 @@ fn default_certificate(
         return None;
     }
     let store = written.stores.get(DEFAULT)?;
-    let settings = Arc::new(store.default_certificate.clone()?);
+    let Some(settings) = store.default_certificate.clone() else {
+        return store.default_generated_cert.as_ref().and_then(|generated| got(read, generated.domain.as_ref()?));
+    };
+    let settings = Arc::new(settings);
     let path = format!("tls.stores.{DEFAULT}.defaultCertificate");
     let before = previous.and_then(|previous| previous.find(read.len(), &settings));
     let found = read_certificate(&settings, before, &path, problems)?;
     let certificate = found.certificate.clone();
     read.push(found);
     Some(certificate)
+}
+
+/// The certificate that a resolver got for these names; of several, the one that is valid longest.
+fn got(read: &[Read], domain: &Domain) -> Option<Arc<Certificate>> {
+    let has = |read: &&Read, name: &str| read.certificate.names().iter().any(|known| known.eq_ignore_ascii_case(name));
+    let found = read.iter().filter(|read| has(read, &domain.main) && domain.sans.iter().all(|name| has(read, name)));
+    found.map(|read| read.certificate.clone()).max_by_key(|certificate| certificate.not_after())
 }
 
 fn build_options(

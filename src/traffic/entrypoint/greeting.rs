@@ -187,6 +187,9 @@ where
     /// Serves a connection over TLS.
     async fn serve_tls(&self, caller: Caller) {
         let outer = caller.wire.connection.clone();
+        let mut unproved = None;
+        supervise(&outer, async { unproved = self.prove(caller).await }).await;
+        let Some(caller) = unproved else { return };
         let Some(door) = self.door(&outer.client) else { return };
         let view = ConnectionView {
             server_name: caller.hello.server_name.as_deref(),
@@ -230,6 +233,38 @@ where
             };
             self.serve_tcp(&connection, route, stream).await;
         }
+    }
+
+    /// Proves to an ACME server that a name is ours, if that is what the client is; `None` if it has been dealt with.
+    async fn prove(&self, caller: Caller) -> Option<Caller> {
+        let acme = &self.shared.options.acme;
+        if !caller.hello.is_acme_challenge() {
+            return Some(caller);
+        }
+        let proof = caller.hello.server_name.as_deref().and_then(|name| acme.challenges.find(name));
+        if proof.is_none() && acme.by_pass {
+            return Some(caller);
+        }
+        let Caller { wire, since, .. } = caller;
+        let client = wire.connection.client.clone();
+        let (stream, input) = wire.into_parts()?;
+        let left = (since + self.shared.options.timeouts.handshake).saturating_duration_since(pace::now());
+        match proof {
+            // The handshake is all there is to it (RFC 8737 §3).
+            Some(config) => {
+                match tokio::time::timeout(left, handshake::prove(config, Rewound::new(input, stream))).await {
+                    Ok(Ok(())) => log::debug!("{} was shown a proof", client.peer),
+                    Ok(Err(error)) => log::debug!("{} was not shown a proof: {error}", client.peer),
+                    Err(_) => log::debug!("{} did not look at a proof in time", client.peer),
+                }
+            }
+            None => {
+                self.shared.observer.turned_away(&client, Refusal::Handshake);
+                // RFC 8446 §6.2: unrecognized_name, fatal.
+                let _ = stream.try_write(&[21, 3, 3, 0, 2, 2, 112]);
+            }
+        }
+        None
     }
 
     /// Makes the handshake on these terms: the connection within.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 
+use crate::tls::Challenges;
 use crate::units::Networks;
 
 /// Everything that one entry point is told.
@@ -28,6 +29,17 @@ pub struct Options {
     pub keep_alive: KeepAlive,
     /// HTTP/2 without TLS, by prior knowledge; `None` refuses it.
     pub http2: Option<Http2>,
+    /// Proofs for ACME servers.
+    pub acme: Acme,
+}
+
+/// What is done with ACME servers that ask for a proof in a handshake.
+#[derive(Clone, Debug, Default)]
+pub struct Acme {
+    /// The proofs that are awaited.
+    pub challenges: Arc<Challenges>,
+    /// Whether those who ask for another are treated like everybody else, since a server may have it.
+    pub by_pass: bool,
 }
 
 impl Options {
@@ -43,6 +55,7 @@ impl Options {
             limits: Limits::default(),
             keep_alive: KeepAlive::default(),
             http2: Some(Http2::default()),
+            acme: Acme::default(),
         }
     }
 }

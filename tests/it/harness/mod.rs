@@ -5,6 +5,7 @@ pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod origin;
 pub(crate) mod page;
+pub(crate) mod pebble;
 pub(crate) mod peer;
 pub(crate) mod server;
 pub(crate) mod tls;

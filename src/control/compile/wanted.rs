@@ -1,0 +1,131 @@
+//! Certificates that routers want somebody to get: their `tls.domains`, or else the hosts of their rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::config::router_tls::Domain;
+use crate::config::tls::DEFAULT;
+use crate::config::{RouterTls, Routing};
+use crate::problem::{Problem, Problems};
+use crate::snapshot::Route;
+use crate::snapshot::route_table::Routed;
+use crate::units::Name;
+
+use super::Kit;
+
+/// A certificate that somebody shall get.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wanted {
+    /// Who shall get it.
+    pub resolver: Box<str>,
+    /// Its names.
+    pub domain: Domain,
+}
+
+/// The hosts of a rule, and the route that it was read for.
+type Hosts = BTreeMap<Name, (Arc<Route>, Box<[Box<str>]>)>;
+
+/// Everything that is wanted.
+#[derive(Default)]
+pub(super) struct Wishes {
+    pub(super) wanted: Arc<[Wanted]>,
+    /// Rules are read again only if they change: there may be a million.
+    hosts: Hosts,
+}
+
+impl Wishes {
+    pub(super) fn build(
+        routing: &Routing,
+        routes: &[Arc<Route>],
+        previous: Option<&Self>,
+        kit: &Kit,
+        problems: &mut Problems,
+    ) -> Self {
+        let mut work = Work { kit, problems, wanted: BTreeSet::new(), hosts: Hosts::new(), previous };
+        let mut rest = routes;
+        for (name, router) in &routing.http.routers {
+            // Both go by name.
+            let skipped = rest.iter().take_while(|route| route.name < *name).count();
+            rest = rest.get(skipped..).unwrap_or_default();
+            let Some(route) = rest.first().filter(|route| route.name == *name) else { continue };
+            if let Some(own) = &router.common.tls {
+                work.router(name, route, own);
+                continue;
+            }
+            let serves = |entry_point: &&super::EntryPointModel| match &router.common.entry_points[..] {
+                [] => entry_point.is_default,
+                named => named.iter().any(|named| named.as_str() == &*entry_point.name),
+            };
+            for entry_point in kit.entry_points.iter().filter(serves) {
+                if let Some(tls) = &entry_point.tls {
+                    work.router(name, route, tls);
+                }
+            }
+        }
+        work.store(routing);
+        let Work { wanted, hosts, .. } = work;
+        Self { wanted: wanted.into_iter().collect(), hosts }
+    }
+}
+
+struct Work<'a> {
+    kit: &'a Kit,
+    problems: &'a mut Problems,
+    wanted: BTreeSet<Wanted>,
+    hosts: Hosts,
+    previous: Option<&'a Wishes>,
+}
+
+impl Work<'_> {
+    fn router(&mut self, name: &Name, route: &Arc<Route>, tls: &RouterTls) {
+        let Some(resolver) = tls.cert_resolver.as_ref().filter(|_| !name.is_internal()) else { return };
+        if !self.kit.resolvers.contains(resolver) {
+            let message = format!("Router uses a nonexistent certificate resolver: {resolver}");
+            self.problems.push(Problem::warning(format!("http.routers.{name}.tls.certResolver"), message));
+            return;
+        }
+        if !tls.domains.is_empty() {
+            for domain in &tls.domains {
+                self.add(resolver, domain.clone());
+            }
+            return;
+        }
+        let before = self.previous.and_then(|previous| previous.hosts.get(name));
+        let (_, hosts) = match before.filter(|(known, _)| Arc::ptr_eq(known, route)) {
+            Some(known) => known.clone(),
+            None => {
+                let rule = route.rule();
+                let hosts = rule.hosts().into_iter().filter(|host| *host != "*").map(Into::into).collect();
+                (route.clone(), hosts)
+            }
+        };
+        match hosts.split_first() {
+            Some((main, sans)) => self.add(resolver, Domain { main: main.clone(), sans: sans.into() }),
+            None => {
+                let message = "the rule names no host, and there are no `tls.domains`: no certificate is got";
+                self.problems.push(Problem::warning(format!("http.routers.{name}.tls.certResolver"), message));
+            }
+        }
+        self.hosts.insert(name.clone(), (route.clone(), hosts));
+    }
+
+    /// The default store's own wish.
+    fn store(&mut self, routing: &Routing) {
+        let store = routing.tls.stores.get(DEFAULT);
+        let Some(generated) = store.and_then(|store| store.default_generated_cert.as_ref()) else { return };
+        let path = format!("tls.stores.{DEFAULT}.defaultGeneratedCert");
+        if !self.kit.resolvers.contains(&generated.resolver) {
+            let message = format!("there is no certificate resolver `{}`", generated.resolver);
+            self.problems.push(Problem::at(format!("{path}.resolver"), message));
+            return;
+        }
+        match &generated.domain {
+            Some(domain) if !domain.main.is_empty() => self.add(&generated.resolver, domain.clone()),
+            _ => self.problems.push(Problem::at(format!("{path}.domain.main"), "must be set")),
+        }
+    }
+
+    fn add(&mut self, resolver: &str, domain: Domain) {
+        self.wanted.insert(Wanted { resolver: resolver.into(), domain });
+    }
+}
