@@ -101,6 +101,39 @@ async fn servers_are_who_they_must_be() {
 }
 
 #[tokio::test]
+async fn authorities_that_are_replaced_count_without_a_reload() {
+    let (server, authority, stranger) = (Server::says("hello").await, Authority::new(), Authority::new());
+    let inner = secured(&server, &authority).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, &stranger.certificate).unwrap();
+    let transport = format!("serverName: a.test, rootCAs: [{path:?}]");
+    let outer = before(&format!("https://{}", inner.address()), &[transport], "").await;
+    let status = async || {
+        let mut peer = outer.connect().await;
+        peer.send("GET /0 HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        peer.response_to("GET").await.unwrap().status
+    };
+    assert_eq!(status().await, 502);
+    std::fs::write(&path, &authority.certificate).unwrap();
+    soon(async {
+        while status().await != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // One that went bad leaves the last good one in force.
+    std::fs::write(&path, "garbage").unwrap();
+    soon(async {
+        while !outer.log().contains("stays in force") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(status().await, 200);
+}
+
+#[tokio::test]
 async fn websockets_and_probes_have_the_same_demands() {
     let server = Server::start(|seen| match seen.path() {
         "/0" => vec![

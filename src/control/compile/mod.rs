@@ -95,6 +95,7 @@ pub struct Built {
     terms: tls::Tls,
     tcp: tcp::Tcp,
     wishes: wanted::Wishes,
+    transport_files: tls::Files,
 }
 
 impl Built {
@@ -116,6 +117,7 @@ impl Built {
     /// Whether a certificate, key or authority's file is another than the one that was read.
     pub fn has_stale_files(&self) -> bool {
         self.terms.has_stale_files()
+            || self.transport_files != tls::Files::of(&services::transport_paths(&self.routing))
     }
 
     /// Every certificate in use, for the metrics.
@@ -182,6 +184,7 @@ impl Built {
 /// Builds `routing`, keeping from `previous` whatever did not change: health, counters, limits and connections go on.
 pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Built {
     let mut problems = Problems::new();
+    let transport_files = tls::Files::of(&services::transport_paths(&routing));
     let (transports, services) = services::build(&routing, previous, kit, &mut problems);
     let mut bench = middlewares::Bench::new(&routing, previous, &mut problems);
     let routed = http::build(&routing, &services, &mut bench, &mut problems, (previous, kit));
@@ -208,6 +211,7 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
         terms,
         tcp,
         wishes,
+        transport_files,
     }
 }
 

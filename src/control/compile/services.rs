@@ -70,7 +70,15 @@ fn build_transports(routing: &Routing, previous: Option<&Built>, problems: &mut 
                     .unwrap_or(transport);
                 transports.insert(name.clone(), transport);
             }
-            Err(found) => problems.extend(found.under(&format!("http.serversTransports.{name}"))),
+            Err(found) => {
+                let kept = previous.and_then(|built| {
+                    let same = built.routing.http.servers_transports.get(name)? == settings;
+                    built.transports.get(name).filter(|_| same)
+                });
+                let found = found.under(&format!("http.serversTransports.{name}"));
+                problems.extend(if kept.is_some() { still_in_force(found) } else { found });
+                transports.extend(kept.map(|kept| (name.clone(), kept.clone())));
+            }
         }
     }
     for (name, remains) in &routing.http.broken.servers_transports {
@@ -79,6 +87,23 @@ fn build_transports(routing: &Routing, previous: Option<&Built>, problems: &mut 
         }
     }
     transports
+}
+
+/// Tells of files that went bad: what was read from them before is no worse.
+pub(super) fn still_in_force(found: Problems) -> Problems {
+    found.into_iter().map(|problem| problem.with_help("what was read before stays in force")).collect()
+}
+
+/// Paths of all files that transports are read from.
+pub(super) fn transport_paths(routing: &Routing) -> Vec<&str> {
+    let http = routing.http.servers_transports.values().map(|settings| (&settings.root_cas, &settings.certificates));
+    let tcp = routing.tcp.servers_transports.values().filter_map(|settings| settings.tls.as_ref());
+    let tcp = tcp.map(|settings| (&settings.root_cas, &settings.certificates));
+    let paths = http.chain(tcp).flat_map(|(authorities, certificates)| {
+        let pairs = certificates.iter().flat_map(|pair| [pair.cert_file.as_str(), pair.key_file.reveal()]);
+        authorities.iter().map(String::as_str).chain(pairs)
+    });
+    paths.collect()
 }
 
 struct Builder<'a> {

@@ -16,6 +16,7 @@ use crate::snapshot::{TcpRoute, TcpTable, TcpTarget, TcpTls};
 use crate::units::Name;
 
 use super::http::{MAX_USER_PRIORITY, rank};
+use super::services::still_in_force;
 use super::tls::Tls;
 use super::{Built, Kit};
 
@@ -81,7 +82,15 @@ fn build_transports(written: &Written, before: Before<'_>, problems: &mut Proble
                 let kept = before.and_then(|(_, tcp)| tcp.transports.get(name)).filter(|kept| kept.is_same(&built));
                 transports.insert(name.clone(), kept.cloned().unwrap_or(built));
             }
-            Err(found) => problems.extend(found.under(&format!("tcp.serversTransports.{name}"))),
+            Err(found) => {
+                let kept = before.and_then(|(written, tcp)| {
+                    let same = written.servers_transports.get(name)? == settings;
+                    tcp.transports.get(name).filter(|_| same)
+                });
+                let found = found.under(&format!("tcp.serversTransports.{name}"));
+                problems.extend(if kept.is_some() { still_in_force(found) } else { found });
+                transports.extend(kept.map(|kept| (name.clone(), kept.clone())));
+            }
         }
     }
     for (name, remains) in &written.broken.servers_transports {

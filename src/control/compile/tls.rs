@@ -244,11 +244,11 @@ fn authority_paths(settings: &options::Settings) -> Vec<&str> {
 
 /// What tells that a file is still the same: its size, its time and its number. `None`: it is not there.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Files(Vec<Option<(u64, i64, i64, u64)>>);
+pub(super) struct Files(Vec<Option<(u64, i64, i64, u64)>>);
 
 impl Files {
     /// Looks at each path that is none of PEM text.
-    fn of(written: &[&str]) -> Self {
+    pub(super) fn of(written: &[&str]) -> Self {
         let look = |path: &&str| {
             let found = fs::metadata(path).ok()?;
             Some((found.len(), found.mtime(), found.mtime_nsec(), found.ino()))
