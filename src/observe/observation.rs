@@ -15,7 +15,7 @@ pub struct Observation<'a> {
     pub method: &'a Method,
     /// What was spoken.
     pub protocol: Protocol,
-    /// The status sent; for gRPC the `grpc-status`, if there is one.
+    /// The status sent; for gRPC the `grpc-status`.
     pub status: u16,
     /// From the request head to the end of the response.
     pub duration: Duration,

@@ -21,7 +21,8 @@ const THRESHOLD_LIMIT: u32 = 100;
 pub struct Settings {
     /// `http` or `https` instead of the server's own scheme.
     pub scheme: String,
-    /// What is probed: an HTTP answer, or only that a connection can be made.
+    /// What is probed: an HTTP answer, what the server says of itself by gRPC's health protocol, or only that a connection can
+    /// be made.
     pub mode: Mode,
     /// Path asked for, with its query. Default `/`.
     pub path: String,
@@ -82,7 +83,7 @@ pub enum Mode {
     Http,
     /// Only that a connection can be made.
     Tcp,
-    /// Refused: the gRPC health protocol is not spoken.
+    /// The server as a whole says that it serves (`grpc.health.v1.Health/Check`). Path, method and status have no meaning.
     Grpc,
 }
 
@@ -118,9 +119,6 @@ impl Plan {
             host => HeaderValue::from_str(host).map(Some).map_err(|_| Problem::at("hostname", "is not a valid host")),
         };
         let refused = each::<_, _, Vec<()>>([
-            refuse(settings.mode == Mode::Grpc, || {
-                Problem::at("mode", "`grpc` is not supported").with_help("use `http` or `tcp`")
-            }),
             check_threshold("rise", settings.rise),
             check_threshold("fall", settings.fall),
             refuse(status.is_some_and(|status| !(200..600).contains(&status)), || {
@@ -368,7 +366,6 @@ mod tests {
     #[test]
     fn what_has_no_meaning_is_refused() {
         for (json, path) in [
-            (r#"{"mode": "grpc"}"#, "mode"),
             (r#"{"interval": 0}"#, "interval"),
             (r#"{"unhealthyInterval": "-1s"}"#, "unhealthyInterval"),
             (r#"{"timeout": 0}"#, "timeout"),

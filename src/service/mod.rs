@@ -11,6 +11,7 @@ use crate::exchange::{Exchange, Fault};
 use crate::problem::Problem;
 use crate::units::Name;
 
+mod grpc_probe;
 pub mod hash_key;
 pub mod health;
 pub mod idle;

@@ -20,6 +20,7 @@ use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::health_check::{HealthCheck, TcpHealthCheck};
 use tokio::sync::Semaphore;
 
+use super::grpc_probe::Serves;
 use super::health::{Mode, Plan};
 use super::pool::ServerPool;
 use super::resolve::{self, Answered, NamedBackends};
@@ -130,7 +131,8 @@ async fn first_to_pass(pool: &ServerPool, server: &Server, addresses: &[SocketAd
     let port = peer._address.as_inet().map_or(0, SocketAddr::port);
     let check: Box<dyn HealthCheck + Send + Sync> = match plan.mode {
         Mode::Tcp => Box::new(Connectable),
-        Mode::Http | Mode::Grpc => Box::new(Answers { plan, peer, host }),
+        Mode::Http => Box::new(Answers { plan, peer, host }),
+        Mode::Grpc => Box::new(Serves { plan, peer, host }),
     };
     let limit = plan.timeout / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut last = Err("it has no address".to_owned());
@@ -274,7 +276,7 @@ fn redirection(
 }
 
 /// One connector for all probes: each loads the system's authorities.
-fn connector() -> &'static Connector {
+pub(super) fn connector() -> &'static Connector {
     static CONNECTOR: OnceLock<Connector> = OnceLock::new();
     CONNECTOR.get_or_init(|| Connector::new(None))
 }

@@ -244,7 +244,12 @@ impl Server {
         let url = text.as_deref().map_or(Ok(own), Url::parse)?;
         let unknown = SocketAddr::from(([0, 0, 0, 0], plan.port.unwrap_or(url.port)));
         let mut peer = peer(unknown, (url.protocol, sni(&url, transport).unwrap_or_default()), transport);
-        if peer.options.alpn == ALPN::H2H1 {
+        if plan.mode == health::Mode::Grpc {
+            if peer.options.custom_l4.is_some() {
+                return Err("gRPC needs HTTP/2, and connections over this transport speak HTTP/1.1".to_owned());
+            }
+            peer.options.alpn = ALPN::H2;
+        } else if peer.options.alpn == ALPN::H2H1 {
             peer.options.alpn = ALPN::H1;
         }
         // With one stream per connection, Pingora keeps none for others. The probe as a whole has its own limit.

@@ -211,7 +211,7 @@ fn problems_say_where() {
     for (json, path) in [
         (r#"{"servers": [{"url": "http://a"}, {"url": "ftp://a"}]}"#, "servers[1].url"),
         (r#"{"servers": [{"url": "http://a", "weight": 2000000}]}"#, "servers[0].weight"),
-        (r#"{"healthCheck": {"mode": "grpc"}}"#, "healthCheck.mode"),
+        (r#"{"healthCheck": {"rise": 0}}"#, "healthCheck.rise"),
         (r#"{"passiveHealthCheck": {"maxFailedAttempts": 0}}"#, "passiveHealthCheck.maxFailedAttempts"),
         (r#"{"sticky": {"cookie": {"sameSite": "x"}}, "servers": [{"url": "http://a"}]}"#, "sticky.cookie.sameSite"),
         (r#"{"hashKey": {"source": "clientIP"}}"#, "hashKey"),

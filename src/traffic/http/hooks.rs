@@ -1,11 +1,12 @@
 //! The life of a request, read top to bottom: a thin driver that calls the parts in Pingora's phases.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HeaderName, HeaderValue, SET_COOKIE, UPGRADE};
 use http::{HeaderMap, StatusCode, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -19,7 +20,7 @@ use crate::snapshot::{Door, Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::{self, Failure};
-use super::{EntryPointHttp, Flight, Gateway, answer, direct, forwarded, guard, lane, upstream};
+use super::{EntryPointHttp, Flight, Gateway, answer, direct, forwarded, guard, lane, tell, upstream};
 
 /// Pingora's hooks, all of them thin: they call the gateway and its parts.
 pub struct Hooks(pub Arc<Gateway>);
@@ -60,7 +61,11 @@ impl ProxyHttp for Hooks {
             }
             None => {
                 lane::enter(session, flight);
-                Ok(direct::suits(session) && self.go_direct(session, flight).await?)
+                if direct::suits(session) && self.go_direct(session, flight).await? {
+                    return Ok(true);
+                }
+                lane::watch_coding(session, flight);
+                Ok(false)
             }
         }
     }
@@ -158,8 +163,12 @@ impl ProxyHttp for Hooks {
         trailers: &mut HeaderMap,
         flight: &mut Flight,
     ) -> Result<Option<Bytes>> {
-        flight.note_grpc_status(trailers);
-        Ok(None)
+        flight.grpc_status = tell::grpc_status(trailers);
+        // No piece of the body was the last one. What a transform still holds goes out in place of the trailers: Pingora sends
+        // either, and a body that is cut off is worse.
+        let mut rest = None;
+        flight.pass_up(&mut rest, true)?;
+        Ok(rest.filter(|rest| !rest.is_empty()))
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, flight: &mut Flight) -> FailToProxy {
@@ -295,7 +304,6 @@ impl Gateway {
         flight.attempt += 1;
         // What an earlier attempt was answered says nothing of this one's server.
         flight.origin_status = 0;
-        flight.grpc_status = None;
         flight.first_byte = None;
         // What was kept of the body comes through the filter once more.
         flight.received_bytes = 0;
@@ -369,11 +377,14 @@ impl Gateway {
         // What went wrong in earlier attempts is over: the client gets a server's answer.
         flight.fault = None;
         flight.status = response.status.as_u16();
-        flight.note_grpc_status(&response.headers);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             return;
         }
+        let was_coded = flight.is_coded_here.is_some() && response.headers.contains_key(CONTENT_ENCODING);
         flight.climb(response);
+        if let Some(is_coded_here) = &flight.is_coded_here {
+            is_coded_here.store(!was_coded && response.headers.contains_key(CONTENT_ENCODING), Ordering::Relaxed);
+        }
         if session.req_header().version == Version::HTTP_10 && answer::unchunk(response) {
             // The end of the connection is the end of the body.
             if let Some(connection) = &flight.connection {
@@ -392,12 +403,6 @@ pub(super) fn is_interim(response: &ResponseHeader) -> bool {
 }
 
 impl Flight {
-    /// Notes how a gRPC call ended. It stands in the trailers, or in the head of an answer that has nothing else.
-    fn note_grpc_status(&mut self, fields: &HeaderMap) {
-        let written = fields.get("grpc-status").and_then(|value| value.to_str().ok());
-        self.grpc_status = written.and_then(|code| code.parse().ok()).or(self.grpc_status);
-    }
-
     /// Takes a piece of the request's body down through the transforms.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The life of an HTTP request.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use pingora::connectors::TransportConnector;
@@ -90,7 +91,7 @@ pub struct Flight {
     origin_bytes: u64,
     received_bytes: u64,
     status: u16,
-    /// How a gRPC call ended, if a server has said so.
+    /// `grpc-status` of the trailers.
     grpc_status: Option<u16>,
     fault: Option<Fault>,
     /// The response has begun to reach the client: nothing may be tried again.
@@ -102,4 +103,6 @@ pub struct Flight {
     service_meters: Option<Arc<ServiceMeters>>,
     /// Where Pingora's session comes back from while the request is in the lane.
     way_back: Option<lane::WayBack>,
+    /// Whether a middleware encodes the answer; the lane asks, if the request is in it.
+    is_coded_here: Option<Arc<AtomicBool>>,
 }

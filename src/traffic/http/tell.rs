@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::Version;
+use http::{HeaderMap, Version};
 use pingora_proxy::Session;
 
 use crate::exchange::{Client, Exchange, Fault};
@@ -14,6 +14,17 @@ use crate::traffic::entrypoint::Observer;
 use crate::traffic::tcp::Report;
 
 use super::{Flight, Gateway};
+
+/// gRPC's own word for what has no status, or one that is none.
+const GRPC_UNKNOWN: u16 = 2;
+/// The highest status that gRPC knows.
+const GRPC_HIGHEST: u16 = 16;
+
+/// How a gRPC call ended, from the trailers, or from the head of an answer that has no body.
+pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u16> {
+    let status = fields.get("grpc-status")?.to_str().ok().and_then(|text| text.parse().ok());
+    Some(status.filter(|status| *status <= GRPC_HIGHEST).unwrap_or(GRPC_UNKNOWN))
+}
 
 impl Gateway {
     /// Tells of a request that reached the hooks.
@@ -96,14 +107,17 @@ impl Gateway {
         }
         let headers = &session.req_header().headers;
         let protocol = Protocol::of(headers);
+        let status = match protocol {
+            Protocol::Grpc | Protocol::GrpcWeb => {
+                let of_head = || grpc_status(&session.response_written()?.headers);
+                flight.grpc_status.or_else(of_head).unwrap_or(GRPC_UNKNOWN)
+            }
+            Protocol::Http | Protocol::Websocket | Protocol::Sse => flight.status,
+        };
         let observation = Observation {
             method: &exchange.original.method,
             protocol,
-            status: if protocol == Protocol::Grpc {
-                flight.grpc_status.unwrap_or(flight.status)
-            } else {
-                flight.status
-            },
+            status,
             duration,
             request_bytes: flight.received_bytes,
             response_bytes,
@@ -192,7 +206,7 @@ impl Observer for Gateway {
                 version: Version::HTTP_11,
                 scheme: client.scheme(),
                 host: b"",
-                headers: &http::HeaderMap::new(),
+                headers: &HeaderMap::new(),
                 bytes: 0,
             },
             route: None,
@@ -203,5 +217,21 @@ impl Observer for Gateway {
             trace: None,
             internal: false,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_grpc_knows_is_a_status() {
+        for (text, expected) in
+            [("0", Some(0)), ("16", Some(16)), ("17", Some(2)), ("-1", Some(2)), ("OK", Some(2)), ("", Some(2))]
+        {
+            let fields = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), text.parse().unwrap())]);
+            assert_eq!(grpc_status(&fields), expected, "{text}");
+        }
+        assert_eq!(grpc_status(&HeaderMap::new()), None);
     }
 }

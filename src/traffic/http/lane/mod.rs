@@ -1,6 +1,9 @@
 //! The lane of the few requests for which Pingora's session does not do enough: those whose body is kept for another
-//! attempt beyond its 64 KiB, and those whose response waits for a media type that is guessed from the body. Such a
-//! request gets a session of ours around Pingora's; all others pass by at the price of one look.
+//! attempt beyond its 64 KiB, those whose response waits for a media type that is guessed from the body, and those whose
+//! response from an HTTP/2 server is to be encoded and may turn out to have no body. Such a request gets a session of ours
+//! around Pingora's; all others pass by at the price of one look.
+
+use std::sync::Arc;
 
 use http::Method;
 use http::header::CONTENT_LENGTH;
@@ -30,7 +33,7 @@ pub(super) struct WayBack(oneshot::Receiver<Box<ServerSession>>);
 
 /// Wraps the session of a request on its way to a server, if the request needs it.
 pub(super) fn enter(session: &mut Session, flight: &mut Flight) {
-    let (Some(exchange), Some(connection)) = (&flight.exchange, &flight.connection) else { return };
+    let Some(exchange) = &flight.exchange else { return };
     if (exchange.retry.is_none() && !exchange.detect_content_type) || session.is_upgrade_req() {
         return;
     }
@@ -40,9 +43,28 @@ pub(super) fn enter(session: &mut Session, flight: &mut Flight) {
     if guess.is_none() && replay.is_none() {
         return;
     }
+    wrap(session, flight, (guess, replay));
+}
+
+/// Wraps the session of a request whose answer a middleware may encode, and whose server may speak HTTP/2: whether there is a
+/// body to encode is only known behind the hooks.
+pub(super) fn watch_coding(session: &mut Session, flight: &mut Flight) {
+    let is_of_use = flight.exchange.as_ref().is_some_and(|exchange| may_be_coded(exchange));
+    if is_of_use && flight.way_back.is_none() && !session.is_upgrade_req() {
+        wrap(session, flight, (None, None));
+    }
+}
+
+fn may_be_coded(exchange: &Exchange) -> bool {
+    exchange.accept_encoding.as_ref().is_some_and(|accepted| accepted != "identity")
+}
+
+fn wrap(session: &mut Session, flight: &mut Flight, parts: (Option<Guess>, Option<Replay>)) {
+    let (Some(exchange), Some(connection)) = (&flight.exchange, &flight.connection) else { return };
+    flight.is_coded_here = may_be_coded(exchange).then(Arc::default);
     let (back, way_back) = oneshot::channel();
     let inner = std::mem::replace(&mut session.downstream_session, nobody());
-    let wrapped = Wrapped::new(inner, connection.clone(), back, (guess, replay));
+    let wrapped = Wrapped::new(inner, connection.clone(), (back, flight.is_coded_here.clone()), parts);
     *session.downstream_session = ServerSession::new_custom(Box::new(wrapped));
     flight.way_back = Some(WayBack(way_back));
 }

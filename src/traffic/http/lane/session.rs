@@ -1,12 +1,14 @@
 //! Pingora's session in a wrapper that sees both bodies. Everything else it passes on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::Result;
 use pingora::protocols::Digest;
@@ -28,6 +30,8 @@ pub(super) struct Wrapped {
     inner: Box<ServerSession>,
     connection: Arc<Connection>,
     back: Option<oneshot::Sender<Box<ServerSession>>>,
+    /// Whether a middleware encodes the response.
+    is_coded: Option<Arc<AtomicBool>>,
     guess: Option<Guess>,
     replay: Option<Replay>,
 }
@@ -36,10 +40,10 @@ impl Wrapped {
     pub(super) fn new(
         inner: Box<ServerSession>,
         connection: Arc<Connection>,
-        back: oneshot::Sender<Box<ServerSession>>,
+        (back, is_coded): (oneshot::Sender<Box<ServerSession>>, Option<Arc<AtomicBool>>),
         (guess, replay): (Option<Guess>, Option<Replay>),
     ) -> Self {
-        Self { inner, connection, back: Some(back), guess, replay }
+        Self { inner, connection, back: Some(back), is_coded, guess, replay }
     }
 
     fn keep(&mut self, read: Option<&Bytes>) {
@@ -48,9 +52,12 @@ impl Wrapped {
         }
     }
 
-    async fn write(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn write(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
         if tasks.is_empty() {
             return Ok(false);
+        }
+        if self.is_coded.as_ref().is_some_and(|is_coded| is_coded.load(Ordering::Relaxed)) {
+            tasks.iter_mut().for_each(uncode_nothing);
         }
         if tasks.iter().any(is_final_head) {
             // The hooks have asked for it too, but Pingora passes that on to its own sessions only.
@@ -60,6 +67,13 @@ impl Wrapped {
             }
         }
         self.inner.response_duplex_vec(tasks).await
+    }
+}
+
+/// Nothing encoded is not nothing: a head that ends the response must not promise a coding.
+fn uncode_nothing(task: &mut HttpTask) {
+    if let HttpTask::Header(head, true) = task {
+        head.remove_header(&CONTENT_ENCODING);
     }
 }
 
