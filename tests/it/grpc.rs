@@ -1,5 +1,6 @@
 //! gRPC through the gateway: streams in both directions, trailers, deadlines, cancellation, health, and what metrics tell of it.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -8,6 +9,7 @@ use h2::client::SendRequest;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{Peer, soon, until};
@@ -282,4 +284,41 @@ async fn encoded_answers_are_whole() {
     assert_eq!(plain, "text ".repeat(1000));
     let plain = peer.get("/text", "").await;
     assert_eq!((plain.header("content-encoding"), plain.text()), (None, &*"text ".repeat(1000)));
+}
+
+/// A client and a server that others wrote, with calls of all kinds.
+#[tokio::test]
+async fn a_client_and_a_server_of_others() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness/grpc_peer.py");
+    let peer = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new("/usr/bin/python3");
+        command.arg(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command
+    };
+    let probe =
+        std::process::Command::new("/usr/bin/python3").args(["-c", "import grpc"]).stderr(Stdio::null()).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        return crate::tcp_clients::skip("grpcio for /usr/bin/python3");
+    }
+    let mut server = peer(&["serve"]).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let port = soon(lines.next_line()).await.unwrap().unwrap();
+    let service = format!(
+        "servers: [{{url: 'h2c://127.0.0.1:{port}'}}], healthCheck: {{mode: grpc, interval: 20ms, timeout: 5s}}"
+    );
+    let gateway = gateway(&service, "small").await;
+    let output = soon(peer(&["call", &gateway.address().to_string()]).output()).await.unwrap();
+    let expected = "\
+unary hello OK kept
+large 3145728
+status NOT_FOUND nö such thing
+unknown UNIMPLEMENTED
+deadline DEADLINE_EXCEEDED
+left 3000
+client streams abc
+server streams n0 n1 n2 n3 n4
+both stream 1 2 3
+cancelled yes
+";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
 }

@@ -14,7 +14,7 @@ use crate::harness::tls::{Authority, Pair, quoted};
 use crate::tcp::{Postgres, acceptor, parrot, parrot_over, service};
 
 /// A program that a test needs is not there: on machines that are made for tests it has to be.
-fn skip(program: &str) {
+pub(crate) fn skip(program: &str) {
     assert!(std::env::var_os("CI").is_none(), "{program} is missing");
     eprintln!("skipped: no {program}");
 }
