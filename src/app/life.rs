@@ -292,7 +292,9 @@ impl Life {
         self.supervisor.reloading();
         let app = self.app.clone();
         let runtime = tokio::runtime::Handle::current();
+        let turn = app.pipeline.turn().await;
         let loaded = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let outcome = app.load();
             let reread = Reread::of(&app, runtime, &outcome.problems);
             reread.report();

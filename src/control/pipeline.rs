@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::Routing;
 use crate::observe::metrics::Metrics;
@@ -49,6 +49,8 @@ pub struct Pipeline {
     status: Arc<Status>,
     metrics: Arc<Metrics>,
     built: Mutex<Option<Built>>,
+    /// Held by whoever is about to apply something on a thread of the runtime's: others wait without one.
+    turn: Arc<Semaphore>,
     /// The version of the inbox that is in force.
     applied: AtomicU64,
     outcome: watch::Sender<Option<Outcome>>,
@@ -64,6 +66,7 @@ impl Pipeline {
             status,
             metrics,
             built: Mutex::new(None),
+            turn: Arc::new(Semaphore::new(1)),
             applied: AtomicU64::new(0),
             outcome: watch::Sender::new(None),
         }
@@ -74,13 +77,23 @@ impl Pipeline {
         self.outcome.subscribe()
     }
 
+    /// Waits until nobody else is applying anything. To be asked for before a thread is taken that will, and held until it is done.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        self.turn.clone().acquire_owned().await.ok()
+    }
+
     /// Applies whatever is published, at most once per `throttle`. Ends never.
     pub async fn run(self: Arc<Self>, throttle: Duration) {
         loop {
             self.inbox.changed().await;
-            let pipeline = self.clone();
+            let (pipeline, turn) = (self.clone(), self.turn().await);
+            let apply = move || {
+                let _turn = turn;
+                pipeline.apply_news()
+            };
             // Compiling may take seconds for a million routes; probes and the API share this runtime.
-            match tokio::task::spawn_blocking(move || pipeline.apply_news()).await {
+            match tokio::task::spawn_blocking(apply).await {
                 Ok(None) => continue,
                 Ok(Some(_)) => {}
                 Err(error) => log::error!("applying the configuration failed: {error}"),
@@ -101,8 +114,12 @@ impl Pipeline {
             if !has_stale_files {
                 continue;
             }
-            let pipeline = self.clone();
-            let applied = tokio::task::spawn_blocking(move || pipeline.apply_other_files()).await;
+            let (pipeline, turn) = (self.clone(), self.turn().await);
+            let apply = move || {
+                let _turn = turn;
+                pipeline.apply_other_files();
+            };
+            let applied = tokio::task::spawn_blocking(apply).await;
             if let Err(error) = applied {
                 log::error!("looking at certificate files failed: {error}");
             }
