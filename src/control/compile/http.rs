@@ -18,6 +18,7 @@ use crate::snapshot::route_table::RouteTable;
 use crate::snapshot::{Rest, Route, Snapshot, Switches, Target, route};
 use crate::units::Name;
 
+use super::entry_points::Positions;
 use super::middlewares::{Bench, Gap};
 use super::{Built, EntryPointModel, Kit};
 
@@ -261,26 +262,10 @@ impl<'a> Work<'a, '_> {
     }
 
     /// Indices of the entry points that serve the router, each once.
-    fn entry_points(&mut self, name: &Name, router: &Router) -> SmallVec<[usize; 4]> {
-        let known = &self.kit.entry_points;
-        if router.common.entry_points.is_empty() {
-            return (0..known.len()).filter(|index| known[*index].is_default).collect();
-        }
-        let mut found = SmallVec::new();
-        for (position, wanted) in router.common.entry_points.iter().enumerate() {
-            match known.iter().position(|entry_point| *entry_point.name == *wanted.as_str()) {
-                Some(index) if found.contains(&index) => {}
-                Some(index) => found.push(index),
-                None => {
-                    let names = known.iter().map(|entry_point| &*entry_point.name).collect::<Vec<_>>().join(", ");
-                    let path = format!("entryPoints[{position}]");
-                    let problem = Problem::at(path, format!("entryPoint \"{wanted}\" doesn't exist"));
-                    self.tell(name, problem.with_help(format!("there are: {names}")));
-                }
-            }
-        }
-        if found.is_empty() {
-            self.tell(name, Problem::at("entryPoints", "no valid entryPoint for this router"));
+    fn entry_points(&mut self, name: &Name, router: &Router) -> Positions {
+        let (found, problems) = self.kit.serving(&router.common.entry_points);
+        for problem in problems {
+            self.tell(name, problem);
         }
         found
     }

@@ -9,7 +9,7 @@ use crate::config::install::RuleSyntax;
 use crate::config::{RouterTls, Routing};
 use crate::middleware::{AnyMiddleware, Chain};
 use crate::observe::metrics::{self, Metrics};
-use crate::problem::Problems;
+use crate::problem::{Problem, Problems};
 use crate::service::transport::Transport;
 use crate::service::{self, Internal, ServerPool, Service};
 use crate::snapshot::{Route, Snapshot};
@@ -17,12 +17,15 @@ use crate::tls::{Certificate, Certificates, Tickets};
 use crate::units::Name;
 
 mod doors;
+mod entry_points;
 mod http;
 mod middlewares;
 mod services;
 mod tcp;
 mod tls;
 mod udp;
+
+use entry_points::Positions;
 mod wanted;
 
 pub use wanted::Wanted;
@@ -57,6 +60,19 @@ pub struct Kit {
     pub runtime: tokio::runtime::Handle,
     /// Gives memory that is free back to the system; called after the first configuration and after each large one.
     pub give_back: Option<fn()>,
+}
+
+impl Kit {
+    /// The entry points that serve a router which names these, or none, and what is wrong with the names.
+    fn serving(&self, wanted: &[Name]) -> (Positions, Vec<Problem>) {
+        let known = &self.entry_points;
+        if wanted.is_empty() {
+            return ((0..known.len()).filter(|index| known[*index].is_default).collect(), Vec::new());
+        }
+        let position = |wanted: &str| known.iter().position(|entry_point| *entry_point.name == *wanted);
+        let names = || known.iter().map(|entry_point| &*entry_point.name).collect::<Vec<_>>().join(", ");
+        entry_points::find(wanted, position, || format!("there are: {}", names()))
+    }
 }
 
 /// What an entry point gives to the routers that it serves.

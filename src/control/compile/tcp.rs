@@ -15,6 +15,7 @@ use crate::snapshot::door::Terms;
 use crate::snapshot::{TcpRoute, TcpTable, TcpTarget, TcpTls};
 use crate::units::Name;
 
+use super::entry_points::Positions;
 use super::http::{MAX_USER_PRIORITY, rank};
 use super::services::still_in_force;
 use super::tls::Tls;
@@ -319,26 +320,10 @@ impl Routers<'_> {
             .collect()
     }
 
-    fn entry_points(&mut self, name: &Name, router: &Router) -> Vec<usize> {
-        let known = &self.kit.entry_points;
-        if router.entry_points.is_empty() {
-            return (0..known.len()).filter(|index| known[*index].is_default).collect();
-        }
-        let mut found = Vec::new();
-        for (position, wanted) in router.entry_points.iter().enumerate() {
-            match known.iter().position(|entry_point| *entry_point.name == *wanted.as_str()) {
-                Some(index) if found.contains(&index) => {}
-                Some(index) => found.push(index),
-                None => {
-                    let names = known.iter().map(|entry_point| &*entry_point.name).collect::<Vec<_>>().join(", ");
-                    let path = format!("entryPoints[{position}]");
-                    let problem = Problem::at(path, format!("entryPoint \"{wanted}\" doesn't exist"));
-                    self.tell(name, problem.with_help(format!("there are: {names}")));
-                }
-            }
-        }
-        if found.is_empty() {
-            self.tell(name, Problem::at("entryPoints", "no valid entryPoint for this router"));
+    fn entry_points(&mut self, name: &Name, router: &Router) -> Positions {
+        let (found, problems) = self.kit.serving(&router.entry_points);
+        for problem in problems {
+            self.tell(name, problem);
         }
         found
     }

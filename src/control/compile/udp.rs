@@ -10,6 +10,7 @@ use crate::service::udp::{Kind, Pool, Service, Settings, Shares, Weighted};
 use crate::snapshot::UdpRoute;
 use crate::units::Name;
 
+use super::entry_points::{self, Positions};
 use super::{Built, Kit};
 
 pub(super) type Services = BTreeMap<Name, Arc<Service>>;
@@ -179,29 +180,19 @@ impl<'a> Builder<'a> {
     }
 
     /// Indices of the entry points that the router serves, each once.
-    fn entry_points(&mut self, name: &Name, router: &Router) -> Vec<usize> {
+    fn entry_points(&mut self, name: &Name, router: &Router) -> Positions {
         let known = &self.kit.udp_entry_points;
         if router.entry_points.is_empty() {
             return (0..known.len()).collect();
         }
-        let mut found = Vec::new();
-        for (position, wanted) in router.entry_points.iter().enumerate() {
-            match known.iter().position(|entry_point| **entry_point == *wanted.as_str()) {
-                Some(index) if found.contains(&index) => {}
-                Some(index) => found.push(index),
-                None => {
-                    let path = format!("entryPoints[{position}]");
-                    let problem = Problem::at(path, format!("entryPoint \"{wanted}\" doesn't exist"));
-                    let help = match known.join(", ") {
-                        names if names.is_empty() => "no entry point is for UDP: its address ends in `/udp`".to_owned(),
-                        names => format!("those for UDP are: {names}"),
-                    };
-                    self.tell(name, problem.with_help(help));
-                }
-            }
-        }
-        if found.is_empty() {
-            self.tell(name, Problem::at("entryPoints", "no valid entryPoint for this router"));
+        let help = || match known.join(", ") {
+            names if names.is_empty() => "no entry point is for UDP: its address ends in `/udp`".to_owned(),
+            names => format!("those for UDP are: {names}"),
+        };
+        let position = |wanted: &str| known.iter().position(|name| **name == *wanted);
+        let (found, problems) = entry_points::find(&router.entry_points, position, help);
+        for problem in problems {
+            self.tell(name, problem);
         }
         found
     }
