@@ -133,6 +133,8 @@ pub(super) struct Storage {
     path: PathBuf,
     /// What was read or written last: a file that goes away takes no certificate with it.
     last: Mutex<Option<Document>>,
+    /// One change at a time: two that had read the same would each write without the other.
+    changing: Mutex<()>,
     held: Mutex<Weak<Held>>,
 }
 
@@ -142,7 +144,12 @@ pub(super) struct Held(#[expect(dead_code, reason = "its end is what it is for")
 
 impl Storage {
     pub(super) fn new(path: &str) -> Arc<Self> {
-        Arc::new(Self { path: path.into(), last: Mutex::new(None), held: Mutex::new(Weak::new()) })
+        Arc::new(Self {
+            path: path.into(),
+            last: Mutex::new(None),
+            changing: Mutex::new(()),
+            held: Mutex::new(Weak::new()),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -168,6 +175,7 @@ impl Storage {
     /// # Errors
     /// A sentence without a subject. The file is as it was.
     pub(super) fn update(&self, _: &Held, resolver: &str, change: impl FnOnce(&mut Kept)) -> Result<(), String> {
+        let _alone = self.changing.lock();
         let mut document = self.read()?;
         let mut kept = part(&document, resolver)?;
         change(&mut kept);
@@ -352,6 +360,27 @@ mod tests {
         let held = storage.hold().unwrap().unwrap();
         storage.update(&held, "other", |_| {}).unwrap();
         assert_eq!(Storage::new(storage.path().to_str().unwrap()).load("le").unwrap(), before);
+    }
+
+    #[test]
+    fn changes_at_the_same_time_are_all_kept() {
+        let (_folder, storage) = storage("");
+        let held = storage.hold().unwrap().unwrap();
+        std::thread::scope(|scope| {
+            for resolver in ["a", "b", "c", "d"] {
+                let (storage, held) = (&storage, &held);
+                scope.spawn(move || {
+                    for at in 0..20 {
+                        let domain = Domain { main: format!("{at}.test").into(), sans: Box::default() };
+                        let stored = Stored::new(domain, "", "");
+                        storage.update(held, resolver, |kept| kept.put(stored)).unwrap();
+                    }
+                });
+            }
+        });
+        for resolver in ["a", "b", "c", "d"] {
+            assert_eq!(storage.load(resolver).unwrap().certificates.len(), 20, "{resolver}");
+        }
     }
 
     #[test]
