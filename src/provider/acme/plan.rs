@@ -11,6 +11,9 @@ const DAY: i64 = 24 * HOUR;
 /// Least time between two orders for the same names. A clock that is wrong must not make hundreds.
 const ORDERS_EVERY: i64 = HOUR;
 
+/// Least time until the next order at a server that has had too many. One that asks for no time at all is not besieged.
+const LEAST_REST: Duration = Duration::from_secs(10);
+
 /// All names of a certificate, in their order.
 pub(super) fn names(domain: &Domain) -> Vec<Box<str>> {
     std::iter::once(&domain.main)
@@ -110,7 +113,7 @@ pub(super) fn pause(failure: &Failure, nth: u32) -> Duration {
         Failure::Refused { kind, retry_after, .. } => {
             let own = if kind == "rateLimited" { growing(3600, 2, 86_400) } else { growing(60, 4, 86_400) };
             match retry_after {
-                Some(asked) if kind == "rateLimited" => *asked,
+                Some(asked) if kind == "rateLimited" => (*asked).max(LEAST_REST),
                 Some(asked) => own.max(*asked),
                 None => own,
             }
@@ -216,6 +219,7 @@ mod tests {
             (refused("unauthorized", Some(100)), 1, 100),
             (refused("rateLimited", None), 1, 3600),
             (refused("rateLimited", Some(10)), 5, 10),
+            (refused("rateLimited", Some(0)), 1, 10),
         ] {
             assert_eq!(pause(&failure, nth), Duration::from_secs(seconds), "{failure:?} {nth}");
         }

@@ -18,6 +18,9 @@ const NONCE_ATTEMPTS: usize = 20;
 /// Most nonces that are kept for later.
 const NONCES: usize = 16;
 
+/// Longest wait that a server may ask for, in seconds: a week, as long as the longest of their limits count.
+const LONGEST_WAIT_SECONDS: u64 = 7 * 24 * 3600;
+
 /// Where a server takes what (RFC 8555 §7.1.1).
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -178,17 +181,18 @@ pub(super) fn alternates(answer: &Answer) -> Vec<String> {
     .collect()
 }
 
-/// How long the server wants us to wait (RFC 9110 §10.2.3).
+/// How long the server wants us to wait (RFC 9110 §10.2.3), within reason.
 pub(super) fn retry_after(answer: &Answer, now: SystemTime) -> Option<Duration> {
     let written = answer.header(RETRY_AFTER.as_str())?.trim();
-    if let Ok(seconds) = written.parse() {
-        return Some(Duration::from_secs(seconds));
+    if let Ok(seconds) = written.parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(LONGEST_WAIT_SECONDS)));
     }
     let format = time::macros::format_description!(
         "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
     );
     let at = time::PrimitiveDateTime::parse(written, &format).ok()?.assume_utc();
-    SystemTime::from(at).duration_since(now).ok()
+    let wait = SystemTime::from(at).duration_since(now).ok()?;
+    Some(wait.min(Duration::from_secs(LONGEST_WAIT_SECONDS)))
 }
 
 #[derive(Deserialize)]
@@ -257,7 +261,9 @@ mod tests {
             ("120", Some(120)),
             ("Wed, 21 Oct 2015 07:28:00 GMT", Some(10)),
             ("Wed, 21 Oct 2015 07:27:00 GMT", None),
+            ("Fri, 21 Oct 2016 07:28:00 GMT", Some(7 * 24 * 3600)),
             ("soon", None),
+            ("18446744073709551615", Some(7 * 24 * 3600)),
         ] {
             let found = retry_after(&answer(503, &[("retry-after", written)], ""), now);
             assert_eq!(found, expected.map(Duration::from_secs), "{written}");
