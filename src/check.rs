@@ -14,6 +14,7 @@ use crate::config::{Format, Install, format, json_schema, load, print};
 use crate::control::Updates;
 use crate::problem::{Problem, Problems};
 use crate::provider::{Provider, file};
+use crate::units::environment;
 
 /// How long a health check may take.
 const HEALTH_WITHIN: Duration = Duration::from_secs(5);
@@ -106,7 +107,7 @@ fn start(file: Option<&Path>, flags: &[String]) -> (Start, Problems) {
             }
         }
     }
-    let loaded = load::install(&arguments, std::env::vars());
+    let loaded = load::install(&arguments, environment());
     let start = Start {
         install: loaded.install,
         file: loaded.file,
@@ -183,7 +184,7 @@ fn to_json(problems: &Problems) -> serde_json::Value {
 
 /// Prints the effective static configuration.
 pub fn print_config(flags: &[String]) -> Exit {
-    let loaded = load::install(flags, std::env::vars());
+    let loaded = load::install(flags, environment());
     for problem in &loaded.problems {
         eprintln!("{problem}");
     }
@@ -202,7 +203,7 @@ pub fn print_schema() -> Exit {
 
 /// Asks the ping entry point of a running gateway with this configuration.
 pub fn ask_health(flags: &[String]) -> Exit {
-    let loaded = load::install(flags, std::env::vars());
+    let loaded = load::install(flags, environment());
     let Some(ping) = &loaded.install.ping else {
         eprintln!("portcullis: `ping` is not enabled in the configuration");
         return Exit::Failed;

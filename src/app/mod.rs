@@ -24,7 +24,7 @@ use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
 use crate::tls::{Challenges, Tickets, fallback};
 use crate::traffic::http::{EntryPointHttp, Gateway};
-use crate::units::Name;
+use crate::units::{Name, environment};
 
 mod assemble;
 mod doors;
@@ -59,7 +59,7 @@ pub struct Start {
 ///
 /// `give_back` gives memory that is free back to the system; which allocator there is, only the program knows.
 pub fn run_flags(flags: &[String], signals: Signals, give_back: fn()) -> Exit {
-    let loaded = load::install(flags, std::env::vars());
+    let loaded = load::install(flags, environment());
     let start = Start {
         install: loaded.install,
         file: loaded.file,

@@ -3,6 +3,7 @@
 use super::{App, Start, load};
 use crate::config::difference::{self, Difference};
 use crate::problem::Problems;
+use crate::units::environment;
 
 /// Most differences that are told.
 const TOLD: usize = 100;
@@ -22,7 +23,7 @@ impl Reread {
     /// Reads the sources of `app` again. Blocks. Problems among `known` are told already.
     pub(super) fn of(app: &App, runtime: tokio::runtime::Handle, known: &Problems) -> Self {
         let Some(flags) = &app.flags else { return Self::default() };
-        let loaded = load::install(flags, std::env::vars());
+        let loaded = load::install(flags, environment());
         let mut problems = loaded.problems;
         let written = loaded.install;
         // Without a file there is nothing to compare with.

@@ -126,6 +126,14 @@ fn exit_codes() {
     }
 }
 
+#[test]
+fn variables_that_are_no_text_bring_nothing_down() {
+    let told = Tool::new("check --entryPoints.web.address=:0").env_without_text("OF_SOMEBODY_ELSE").run();
+    assert_eq!(told.code, Some(0), "{told:?}");
+    let told = Tool::new("check").env_without_text("TRAEFIK_ENTRYPOINTS_WEB_ADDRESS").run();
+    assert_eq!(told.code, Some(3), "{told:?}");
+}
+
 /// Whoever watches over the process tries again only where that may help.
 #[test]
 fn a_start_that_fails_says_whether_to_try_again() {

@@ -1,5 +1,6 @@
 //! The program's verbs that end by themselves.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -29,6 +30,12 @@ impl Tool {
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.0.env(name, value);
+        self
+    }
+
+    /// With a variable of this name that is no text.
+    pub(crate) fn env_without_text(mut self, name: &str) -> Self {
+        self.0.env(name, std::ffi::OsStr::from_bytes(b"\xff"));
         self
     }
 

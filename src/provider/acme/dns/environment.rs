@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::units::environment;
+
 /// Largest file that a variable names, in bytes.
 const LIMIT_BYTES: u64 = 64 << 10;
 
@@ -11,7 +13,7 @@ pub(in crate::provider::acme) struct Environment(BTreeMap<String, String>);
 impl Environment {
     /// As they are now.
     pub(in crate::provider::acme) fn of_process() -> Self {
-        Self(std::env::vars().collect())
+        Self(environment().collect())
     }
 
     #[cfg(test)]
