@@ -71,7 +71,7 @@ impl Web {
             self.exchange(stream, request).await
         };
         let answer = within(self.whole, "its answer is not complete", exchange).await;
-        answer.map_err(|error| format!("{}: {error}", uri.authority().map_or("", |it| it.as_str())))
+        answer.map_err(|error| format!("{host}: {error}"))
     }
 
     async fn exchange<S>(&self, stream: S, request: Request<Bytes>) -> Result<Answer, String>

@@ -24,7 +24,8 @@ impl HttpReq {
         let endpoint = environment.need(&["HTTPREQ_ENDPOINT"])?;
         let is_url = endpoint.parse::<Uri>().is_ok_and(|url| url.scheme().is_some() && url.host().is_some());
         if !is_url {
-            return Err(format!("`HTTPREQ_ENDPOINT` is no URL: {endpoint}"));
+            // Which may be a secret.
+            return Err("`HTTPREQ_ENDPOINT` is no URL".to_owned());
         }
         let user = environment.find("HTTPREQ_USERNAME")?;
         let password = environment.find("HTTPREQ_PASSWORD")?;
@@ -50,6 +51,28 @@ impl HttpReq {
         }
         let request = request.body(Bytes::from(body.to_string())).map_err(|error| error.to_string())?;
         let answer = self.web.send(request).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(format!("{url} answers {}", answer.status)) }
+        if answer.status.is_success() { Ok(()) } else { Err(format!("`HTTPREQ_ENDPOINT` answers {}", answer.status)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::acme::proof::Proof;
+
+    #[tokio::test]
+    async fn what_the_endpoint_says_of_us_is_not_told() {
+        let proof = Proof { name: "a.test".into(), token: "t".into(), authorization: "t.x".into() };
+        let record = Record { name: "_acme-challenge.a.test.".to_owned(), text: "v".to_owned(), proof: &proof };
+        let web = || crate::provider::acme::webhook().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let endpoint = format!("http://ada:secret@{address}/secret");
+        let httpreq = HttpReq::new(&Environment::of(&[("HTTPREQ_ENDPOINT", &endpoint)]), web()).unwrap();
+        let error = httpreq.post("present", &record).await.unwrap_err();
+        assert!(error.contains(&address.to_string()) && !error.contains("secret"), "{error}");
+        let error = HttpReq::new(&Environment::of(&[("HTTPREQ_ENDPOINT", "ada:secret@")]), web()).err().unwrap();
+        assert!(error.contains("HTTPREQ_ENDPOINT") && !error.contains("secret"), "{error}");
     }
 }
