@@ -79,8 +79,9 @@ impl Dns {
         let seconds = |variable: &str, default: Duration| {
             let found = environment.find(&format!("{prefix}_{variable}")).map_err(wrong)?;
             let Some(found) = found else { return Ok(default) };
-            let seconds = found.parse().map_err(|_| wrong(format!("`{prefix}_{variable}` is no number of seconds")))?;
-            Ok::<_, Problem>(Duration::from_secs(seconds))
+            let seconds =
+                found.parse::<u32>().map_err(|_| wrong(format!("`{prefix}_{variable}` is no number of seconds")))?;
+            Ok::<_, Problem>(Duration::from_secs(seconds.into()))
         };
         Ok(Self {
             writer: writer.map_err(wrong)?,
@@ -152,6 +153,16 @@ impl Dns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn times_of_the_environment_are_seconds() {
+        for (written, is_right) in [("0", true), ("600", true), ("18446744073709551615", false), ("1m", false)] {
+            let settings = DnsChallenge { provider: "exec".into(), ..DnsChallenge::default() };
+            let variables = [("EXEC_PATH", "/bin/true"), ("EXEC_PROPAGATION_TIMEOUT", written)];
+            let dns = Dns::new(&settings, &Environment::of(&variables), crate::provider::acme::webhook().unwrap());
+            assert_eq!(dns.is_ok(), is_right, "{written}");
+        }
+    }
 
     #[test]
     fn unknown_providers_are_refused_with_those_that_there_are() {
