@@ -136,9 +136,8 @@ impl Resolver {
                     Err(error) => {
                         log::error!("certificate resolver {}: {error}", self.name);
                         // Whatever it was, nothing of it runs any more.
-                        tasks.abort_all();
-                        mind.running.clear();
-                        mind.asking.clear();
+                        tasks.shutdown().await;
+                        self.note_breakdown(&mut mind);
                     }
                 },
                 () = tokio::time::sleep_until(wake) => {}
@@ -473,6 +472,15 @@ impl Resolver {
         mind.tried.insert(names, Tried { failures, failure: Some(failure), again: Instant::now() + pause });
     }
 
+    /// A task has panicked, and the others were ended with it.
+    fn note_breakdown(&self, mind: &mut Mind) {
+        mind.asking.clear();
+        for names in std::mem::take(&mut mind.running) {
+            // Which of them it was, nobody knows. What breaks down each time must not be ordered each time.
+            self.note_failure(mind, names, Failure::Ours("an order broke down".to_owned()));
+        }
+    }
+
     /// What is published: all that is kept.
     fn routing(&self, mind: &Mind) -> Routing {
         let of_mind = mind.unsaved.iter();
@@ -542,4 +550,22 @@ impl Provider for Resolver {
 fn seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_broke_down_is_not_begun_again_at_once() {
+        let settings = Acme::default();
+        let parts = (super::super::web(&settings).unwrap(), None);
+        let resolver = Resolver::new("le", settings, Storage::new("acme.json"), parts, Default::default());
+        let names: Names = vec!["a.test".into()];
+        let mut mind = Mind { running: vec![names.clone()], asking: vec!["x".to_owned()], ..Mind::default() };
+        resolver.note_breakdown(&mut mind);
+        assert!(mind.running.is_empty() && mind.asking.is_empty());
+        assert!(mind.tried.get(&names).is_some_and(|tried| tried.again > Instant::now() + Duration::from_secs(10)));
+        assert_eq!(resolver.problems(&mind).len(), 1);
+    }
 }
