@@ -17,6 +17,7 @@ use rustls::pki_types::PrivateKeyDer;
 
 use super::dns::Dns;
 use super::key::encode;
+use crate::exchange::view::canonical_host;
 use crate::exchange::{Exchange, Reply};
 use crate::service::Internal;
 use crate::tls::Challenges;
@@ -47,24 +48,31 @@ impl Proof {
     }
 }
 
-/// Answers to requests for proofs, by token: `acme-http@internal`.
+/// Answers to requests for proofs, by token, each for its name alone: `acme-http@internal`.
 #[derive(Debug, Default)]
-pub struct Answers(RwLock<HashMap<Box<str>, Box<str>, RandomState>>);
+pub struct Answers(RwLock<HashMap<Box<str>, Answer, RandomState>>);
+
+#[derive(Clone, Debug)]
+struct Answer {
+    name: Box<str>,
+    authorization: Box<str>,
+}
 
 impl Internal for Answers {
     fn name(&self) -> &str {
         "acme-http"
     }
 
-    fn reply<'a>(&'a self, request: &'a RequestHeader, _: &'a Exchange) -> BoxFuture<'a, Reply> {
+    fn reply<'a>(&'a self, request: &'a RequestHeader, exchange: &'a Exchange) -> BoxFuture<'a, Reply> {
         let token = request.uri.path().strip_prefix(PATH).unwrap_or_default();
-        let found = self.0.read().get(token).cloned();
+        let host = canonical_host(exchange.original.host.to_str().unwrap_or_default());
+        let found = self.0.read().get(token).filter(|answer| answer.name.eq_ignore_ascii_case(&host)).cloned();
         async move {
             let Some(found) = found else { return Reply::status(StatusCode::NOT_FOUND) };
             Reply::status(StatusCode::OK)
                 .with(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))
                 .with(CACHE_CONTROL, HeaderValue::from_static("no-store"))
-                .with_body(found.into_string())
+                .with_body(found.authorization.into_string())
         }
         .boxed()
     }
@@ -90,7 +98,8 @@ impl Prover {
     pub(super) async fn present(&self, proof: &Proof) -> Result<(), String> {
         match self {
             Self::Http(answers, _) => {
-                answers.0.write().insert(proof.token.clone(), proof.authorization.clone());
+                let Proof { name, token, authorization } = proof.clone();
+                answers.0.write().insert(token, Answer { name, authorization });
                 Ok(())
             }
             Self::Tls(challenges, _) => show(challenges, proof),
@@ -162,6 +171,29 @@ mod tests {
             ("::1", "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.ip6.arpa"),
         ] {
             assert_eq!(shown_as(name), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_are_for_one_name_each() {
+        let answers = Arc::<Answers>::default();
+        let prover = Prover::Http(answers.clone(), Duration::ZERO);
+        for (name, token) in [("a.test", "t"), ("::1", "u")] {
+            let proof = Proof { name: name.into(), token: token.into(), authorization: "t.x".into() };
+            prover.present(&proof).await.unwrap();
+        }
+        for (host, token, expected) in [
+            ("a.test", "t", 200),
+            ("A.Test:5002", "t", 200),
+            ("[::1]:80", "u", 200),
+            ("b.test", "t", 404),
+            ("a.test", "u", 404),
+            ("a.test", "", 404),
+        ] {
+            let request = crate::exchange::sample::request("GET", &format!("{PATH}{token}"));
+            let exchange = crate::exchange::sample::exchange_for("GET", host);
+            let reply = answers.reply(&request, &exchange).await;
+            assert_eq!(reply.header.status, expected, "{host} {token}");
         }
     }
 
