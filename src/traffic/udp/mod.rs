@@ -69,9 +69,10 @@ pub fn start(
         open: AtomicUsize::new(0),
         fewer: Notify::new(),
     });
-    let mut lanes = Vec::with_capacity(sockets.len());
+    let tables = sockets.len();
+    let mut lanes = Vec::with_capacity(tables);
     for socket in sockets {
-        let desk = Desk { table: Table::new(shared.options.sessions), route: None };
+        let desk = Desk { table: Table::new(shared.options.sessions, tables), route: None };
         lanes.push(Arc::new(Lane {
             shared: shared.clone(),
             socket: Arc::new(Socket::new(socket)?),

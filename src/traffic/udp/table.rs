@@ -61,15 +61,15 @@ struct List {
 }
 
 impl<C: Client, S> Table<C, S> {
-    /// An empty one, of which one source may hold half of `most`.
-    pub(super) fn new(most: usize) -> Self {
+    /// An empty one of `tables` that share `most` places, of which one source may hold half.
+    pub(super) fn new(most: usize, tables: usize) -> Self {
         Self {
             places: HashMap::default(),
             slots: Vec::new(),
             free: NONE,
             fresh: List { first: NONE, last: NONE },
             proven: HashMap::default(),
-            share: u32::try_from(most / 2).unwrap_or(u32::MAX).max(1),
+            share: u32::try_from(most / 2 / tables.max(1)).unwrap_or(u32::MAX).max(1),
         }
     }
 
@@ -146,7 +146,7 @@ impl<C: Client, S> Table<C, S> {
         self.free = at;
         if self.places.is_empty() && self.slots.len() > KEPT_SLOTS {
             // What a flood took goes back.
-            *self = Self { share: self.share, ..Self::new(0) };
+            *self = Self { share: self.share, ..Self::new(0, 1) };
         }
         taken.map(|(_, session)| session)
     }
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_longest_silent_is_given_up_and_who_hears_us_is_not() {
-        let mut table = Table::new(100);
+        let mut table = Table::new(100, 1);
         for last in 1..=4 {
             table.insert(client(last, 1), last);
         }
@@ -234,8 +234,21 @@ mod tests {
     }
 
     #[test]
+    fn tables_beside_each_other_give_one_source_half_altogether() {
+        let mut tables = [Table::new(8, 2), Table::new(8, 2)];
+        let mut proven = 0;
+        for table in &mut tables {
+            (1..=8).for_each(|port| table.insert(client(1, port), port));
+            (1..=8).for_each(|port| _ = table.touch(&client(1, port), |_| true));
+            let given_up = std::iter::from_fn(|| table.give_up_oldest(|_| true)).count();
+            proven += 8 - given_up;
+        }
+        assert_eq!(proven, 4);
+    }
+
+    #[test]
     fn who_waits_for_an_answer_is_given_up_last() {
-        let mut table = Table::new(100);
+        let mut table = Table::new(100, 1);
         (1..=3).for_each(|last| table.insert(client(last, 1), last));
         assert_eq!(table.give_up_oldest(|session| *session == 2), Some(2));
         assert_eq!(table.give_up_oldest(|_| false), Some(1));
@@ -245,7 +258,7 @@ mod tests {
 
     #[test]
     fn one_source_holds_half_at_most() {
-        let mut table = Table::new(4);
+        let mut table = Table::new(4, 1);
         for port in 1..=3 {
             table.insert(client(1, port), port);
             table.touch(&client(1, port), |_| true);
@@ -266,7 +279,7 @@ mod tests {
 
     #[test]
     fn only_the_session_that_is_meant_is_removed() {
-        let mut table = Table::new(4);
+        let mut table = Table::new(4, 1);
         table.insert(client(1, 1), 1);
         assert_eq!(table.remove(&client(1, 1), |session| *session == 2), None);
         assert_eq!(table.remove(&client(1, 1), |session| *session == 1), Some(1));
@@ -276,7 +289,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map_with_an_order(steps in prop::collection::vec((0u8..5, 0u16..12, any::<bool>()), 0..200)) {
-            let mut table = Table::new(8);
+            let mut table = Table::new(8, 1);
             let mut model: BTreeMap<u16, bool> = BTreeMap::new();
             let mut order: Vec<u16> = Vec::new();
             for (step, port, heard) in steps {
