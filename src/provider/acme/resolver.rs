@@ -213,7 +213,12 @@ impl Resolver {
         // Another process may have got by now what we lack.
         self.load(mind).await;
         self.save(mind, &held, wake).await;
-        let again = if mind.storage.is_none() { self.due(mind, now, wake) } else { Vec::new() };
+        let again = if mind.storage.is_none() {
+            self.due(mind, now, wake)
+        } else {
+            *wake = (*wake).min(now + STORAGE_AGAIN);
+            Vec::new()
+        };
         let is_due = |order: &Order| due.iter().any(|before| before.names == order.names);
         for order in again.into_iter().filter(is_due) {
             if mind.running.len() >= ORDERS {
@@ -554,13 +559,32 @@ fn seconds() -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    fn resolver(storage: &str) -> Resolver {
+        let settings = Acme::default();
+        let parts = (super::super::web(&settings).unwrap(), None);
+        Resolver::new("le", settings, Storage::new(storage), parts, Default::default())
+    }
+
+    #[tokio::test]
+    async fn a_storage_that_goes_bad_on_the_way_is_tried_again_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("acme.json");
+        std::fs::write(&path, "{").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let resolver = Arc::new(resolver(path.to_str().unwrap()));
+        let mut mind = Mind::default();
+        let mut wake = Instant::now() + LOOKS_EVERY;
+        resolver.begin(&mut mind, &mut JoinSet::new(), Vec::new(), &mut wake).await;
+        assert!(mind.storage.is_some() && wake <= Instant::now() + STORAGE_AGAIN);
+    }
 
     #[test]
     fn an_order_that_broke_down_is_not_begun_again_at_once() {
-        let settings = Acme::default();
-        let parts = (super::super::web(&settings).unwrap(), None);
-        let resolver = Resolver::new("le", settings, Storage::new("acme.json"), parts, Default::default());
+        let resolver = resolver("acme.json");
         let names: Names = vec!["a.test".into()];
         let mut mind = Mind { running: vec![names.clone()], asking: vec!["x".to_owned()], ..Mind::default() };
         resolver.note_breakdown(&mut mind);
