@@ -20,16 +20,24 @@ pub(super) struct Account {
 
 impl Account {
     /// The one that is kept, if it is at this server.
-    pub(super) fn kept(kept: Option<&storage::Account>, settings: &Acme) -> Option<Self> {
-        let kept = kept?;
-        let name = kept.registration.as_ref().map(|registration| registration.uri.clone())?;
+    ///
+    /// # Errors
+    /// If its key cannot be read: it is not thrown away for another one.
+    pub(super) fn kept(kept: Option<&storage::Account>, settings: &Acme) -> Result<Option<Self>, Failure> {
+        let Some((kept, registration)) = kept.and_then(|kept| Some((kept, kept.registration.as_ref()?))) else {
+            return Ok(None);
+        };
+        let name = registration.uri.clone();
         // Another server knows nothing of it.
         let host = |url: &str| url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned));
         if name.is_empty() || host(&name) != host(&settings.ca_server) {
             log::warn!("the ACME account {name} is not at {}: another one is made", settings.ca_server);
-            return None;
+            return Ok(None);
         }
-        Some(Self { key: AccountKey::read(&kept.key()?)?, name })
+        let key = kept.key().and_then(|key| AccountKey::read(&key)).ok_or_else(|| {
+            Failure::Ours(format!("the key of the account {name} cannot be read: mend it, or take the account out"))
+        })?;
+        Ok(Some(Self { key, name }))
     }
 
     /// Makes a new one; with it comes what is to be kept.
@@ -89,7 +97,17 @@ mod tests {
         let kept = storage::Account::new("", registration, &stored);
         for (server, expected) in [("https://ca.test/dir", true), ("https://other.test/dir", false)] {
             let settings = Acme { ca_server: server.into(), ..Acme::default() };
-            assert_eq!(Account::kept(Some(&kept), &settings).is_some(), expected, "{server}");
+            assert_eq!(Account::kept(Some(&kept), &settings).unwrap().is_some(), expected, "{server}");
         }
+    }
+
+    #[test]
+    fn an_account_whose_key_cannot_be_read_is_not_replaced() {
+        let registration = Registration::new("https://ca.test/acct/1".to_owned(), Value::Null);
+        let kept = storage::Account::new("", registration, b"nothing");
+        let settings = |server: &str| Acme { ca_server: server.into(), ..Acme::default() };
+        assert!(matches!(Account::kept(Some(&kept), &settings("https://ca.test/dir")), Err(Failure::Ours(_))));
+        assert!(matches!(Account::kept(Some(&kept), &settings("https://other.test/dir")), Ok(None)));
+        assert!(matches!(Account::kept(None, &settings("https://ca.test/dir")), Ok(None)));
     }
 }

@@ -389,7 +389,7 @@ impl Resolver {
         };
         let server = Server::find(web, &self.settings.ca_server).await?;
         let kept = self.storage.last(&self.name).account;
-        let account = match Account::kept(kept.as_ref(), &self.settings) {
+        let account = match Account::kept(kept.as_ref(), &self.settings)? {
             Some(account) => account,
             None => {
                 let (account, new) = Account::register(&server, &self.settings).await?;
