@@ -5,6 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, Uri};
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::{Environment, Record};
@@ -22,16 +23,21 @@ pub(super) struct HttpReq {
 impl HttpReq {
     pub(super) fn new(environment: &Environment, web: Web) -> Result<Self, String> {
         let endpoint = environment.need(&["HTTPREQ_ENDPOINT"])?;
-        let is_url = endpoint.parse::<Uri>().is_ok_and(|url| url.scheme().is_some() && url.host().is_some());
-        if !is_url {
-            // Which may be a secret.
-            return Err("`HTTPREQ_ENDPOINT` is no URL".to_owned());
-        }
+        let url = endpoint.parse::<Uri>().ok().filter(|url| url.scheme().is_some() && url.host().is_some());
+        // It is not told: it may be a secret.
+        let url = url.ok_or("`HTTPREQ_ENDPOINT` is no URL")?;
         let user = environment.find("HTTPREQ_USERNAME")?;
         let password = environment.find("HTTPREQ_PASSWORD")?;
-        let authorization = user.zip(password).map(|(user, password)| {
-            Secret::new(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
-        });
+        // As lego has it, the URL may name them, too.
+        let in_url = || {
+            let (named, _) = url.authority()?.as_str().rsplit_once('@')?;
+            let (user, password) = named.split_once(':').unwrap_or((named, ""));
+            Some(percent_decode_str(user).chain([b':']).chain(percent_decode_str(password)).collect::<Vec<u8>>())
+        };
+        let credentials = user.zip(password).map(|(user, password)| format!("{user}:{password}").into_bytes());
+        let authorization = credentials
+            .or_else(in_url)
+            .map(|credentials| Secret::new(format!("Basic {}", BASE64_STANDARD.encode(credentials))));
         let is_raw = environment.find("HTTPREQ_MODE")?.is_some_and(|mode| mode == "RAW");
         Ok(Self { endpoint: endpoint.trim_end_matches('/').to_owned(), is_raw, authorization, web })
     }
@@ -59,6 +65,25 @@ impl HttpReq {
 mod tests {
     use super::*;
     use crate::provider::acme::proof::Proof;
+
+    #[test]
+    fn user_and_password_are_variables_or_in_the_url() {
+        let sent = |variables: &[(&str, &str)]| {
+            let web = crate::provider::acme::webhook().unwrap();
+            let httpreq = HttpReq::new(&Environment::of(variables), web).unwrap();
+            httpreq.authorization.map(|secret| secret.reveal().to_owned())
+        };
+        let basic = |text: &str| Some(format!("Basic {}", BASE64_STANDARD.encode(text)));
+        let plain = ("HTTPREQ_ENDPOINT", "https://hook.test/x@y");
+        let named = ("HTTPREQ_ENDPOINT", "https://ada:se%3Acret@hook.test/");
+        let user = ("HTTPREQ_USERNAME", "bob");
+        let password = ("HTTPREQ_PASSWORD", "p");
+        assert_eq!(sent(&[plain]), None);
+        assert_eq!(sent(&[plain, user, password]), basic("bob:p"));
+        assert_eq!(sent(&[named]), basic("ada:se:cret"));
+        assert_eq!(sent(&[("HTTPREQ_ENDPOINT", "https://token@hook.test")]), basic("token:"));
+        assert_eq!(sent(&[named, user, password]), basic("bob:p"));
+    }
 
     #[tokio::test]
     async fn what_the_endpoint_says_of_us_is_not_told() {
