@@ -29,6 +29,8 @@ const SPLICE_AGAIN_BYTES: u64 = 16 << 20;
 const PIPE_BYTES: usize = 1 << 20;
 /// Most pipes at a time. Without privileges a user may have so many of that size.
 const PIPES_LIMIT: usize = 64;
+/// Longest that one direction goes on when the other has failed.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// Bytes so far.
 #[derive(Debug, Default)]
@@ -90,22 +92,28 @@ where
     both(up, copy_all(server_read, client_write, &carried.down), delay).await
 }
 
-/// Waits for both directions. When one has ended, the other has `delay` left.
+/// Waits for both directions. When one has ended, the other has `delay` left; when one has failed, a short time: a server that
+/// hangs up takes nothing any more, and what it said before may still be on its way to the client.
 async fn both(
     up: impl Future<Output = io::Result<()>>,
     down: impl Future<Output = io::Result<()>>,
     delay: Option<Duration>,
 ) -> io::Result<()> {
     match select(pin!(up), pin!(down)).await {
-        Either::Left((ended, down)) => {
-            ended?;
-            rest(down, delay).await
-        }
-        Either::Right((ended, up)) => {
-            ended?;
-            rest(up, delay).await
-        }
+        Either::Left((ended, down)) => finish(ended, down, delay).await,
+        Either::Right((ended, up)) => finish(ended, up, delay).await,
     }
+}
+
+async fn finish(
+    ended: io::Result<()>,
+    other: impl Future<Output = io::Result<()>>,
+    delay: Option<Duration>,
+) -> io::Result<()> {
+    let delay =
+        if ended.is_err() { Some(delay.map_or(AFTER_FAILURE, |delay| delay.min(AFTER_FAILURE))) } else { delay };
+    let other = rest(other, delay).await;
+    ended.and(other)
 }
 
 async fn rest(direction: impl Future<Output = io::Result<()>>, delay: Option<Duration>) -> io::Result<()> {
@@ -246,5 +254,37 @@ async fn splice_all(from: &TcpStream, to: &TcpStream, pipe: &Pipe, count: &Atomi
             left -= moved;
         }
         count.fetch_add(filled as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_a_server_said_before_it_hung_up_reaches_the_client() {
+        let ((mut client, ours), (upstream, mut server)) = (pair().await, pair().await);
+        upstream.writable().await.unwrap();
+        upstream.try_write(b"a question").unwrap();
+        server.readable().await.unwrap();
+        server.write_all(b"too many connections").await.unwrap();
+        // With the question unread: the system resets the connection, and there is no writing to it.
+        drop(server);
+        upstream.ready(Interest::ERROR).await.unwrap();
+        let carried = Carried::default();
+        let delay = Some(Duration::from_secs(5));
+        let ended = plain(&ours, &upstream, BytesMut::from("another"), &carried, delay).await;
+        assert!(ended.is_err());
+        drop(ours);
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.unwrap();
+        assert_eq!(told, "too many connections");
     }
 }
