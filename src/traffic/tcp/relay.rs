@@ -85,6 +85,7 @@ where
     let (server_read, mut server_write) = tokio::io::split(server);
     let up = async {
         server_write.write_all(&first).await?;
+        server_write.flush().await?;
         carried.up.fetch_add(first.len() as u64, Ordering::Relaxed);
         drop(first);
         copy_all(client_read, server_write, &carried.up).await
@@ -260,6 +261,7 @@ async fn splice_all(from: &TcpStream, to: &TcpStream, pipe: &Pipe, count: &Atomi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::BufStream;
     use tokio::net::TcpListener;
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -286,5 +288,19 @@ mod tests {
         let mut told = String::new();
         client.read_to_string(&mut told).await.unwrap();
         assert_eq!(told, "too many connections");
+    }
+
+    #[tokio::test]
+    async fn first_bytes_do_not_wait_for_more() {
+        let ((client, _far), (upstream, mut server)) = (tokio::io::duplex(64), tokio::io::duplex(64));
+        let carried = Carried::default();
+        let relayed = layered(client, BufStream::new(upstream), BytesMut::from("hello"), &carried, None);
+        let mut said = [0; 5];
+        let read = tokio::time::timeout(Duration::from_secs(5), server.read_exact(&mut said));
+        tokio::select! {
+            _ = relayed => panic!("it ended"),
+            read = read => read.expect("bytes in time").unwrap(),
+        };
+        assert_eq!(&said, b"hello");
     }
 }
