@@ -43,6 +43,14 @@ struct Asked {
     options: Option<Name>,
     by: Vec<Name>,
     is_conflicting: bool,
+    /// All who asked are broken.
+    is_doubtful: bool,
+}
+
+impl Asked {
+    fn first(options: Option<Name>, by: Name, is_doubtful: bool) -> Self {
+        Self { options, by: vec![by], is_conflicting: false, is_doubtful }
+    }
 }
 
 impl Work<'_> {
@@ -88,12 +96,18 @@ impl Work<'_> {
                     self.tell(&route.name, Problem::warning("tls.options", message));
                 }
             }
+            // What a broken router asks for may be what cannot be read. It must not put the default options in place of those that
+            // hold for others: they are whole, and may ask for more.
+            let is_broken = self.routing.http.broken.routers.contains_key(&route.name);
             for host in named {
                 match hosts.entry(host.to_ascii_lowercase()) {
                     btree_map::Entry::Vacant(entry) => {
-                        let by = vec![route.name.clone()];
-                        entry.insert(Asked { options: options.clone(), by, is_conflicting: false });
+                        entry.insert(Asked::first(options.clone(), route.name.clone(), is_broken));
                     }
+                    btree_map::Entry::Occupied(mut entry) if entry.get().is_doubtful && !is_broken => {
+                        entry.insert(Asked::first(options.clone(), route.name.clone(), false));
+                    }
+                    btree_map::Entry::Occupied(entry) if is_broken && !entry.get().is_doubtful => {}
                     btree_map::Entry::Occupied(mut entry) => {
                         let asked = entry.get_mut();
                         asked.is_conflicting |= asked.options != options;

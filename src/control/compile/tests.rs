@@ -405,3 +405,28 @@ fn what_is_unchanged_of_udp_is_kept() {
     let service::udp::Service::Servers(pool) = &*before.udp_services["one@file"] else { unreachable!() };
     assert!(after.snapshot.udp.iter().flatten().all(|route| route.service.has(&pool.servers()[0])), "the server stays");
 }
+
+#[test]
+fn a_broken_router_does_not_loosen_the_options_of_a_host() {
+    let bed = Bed::new();
+    let authority = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();
+    for broken in ["aa", "zz"] {
+        let text = format!(
+            r#"
+http:
+  routers:
+    guarded: {{rule: "Host(`a`)", service: one, tls: {{options: guarded}}}}
+    {broken}: {{rule: "Host(`a`) && Path(`/x`)", service: one, tls: {{optoins: guarded}}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:1"}}]}}}}
+tls:
+  options:
+    guarded: {{clientAuth: {{caFiles: [{authority:?}]}}}}
+"#
+        );
+        let (routing, _) = load::published(&text, Format::Yaml, "f", "file").unwrap();
+        let built = compile(Arc::new(routing), None, &bed.kit);
+        assert_eq!(built.snapshot.doors[0].terms(Some("a")).name.as_str(), "guarded@file", "{broken}");
+        assert_eq!(built.snapshot.https[0].routes().len(), 2);
+    }
+}
