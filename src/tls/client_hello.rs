@@ -186,16 +186,16 @@ fn protocols(data: &[u8]) -> Option<Box<[Box<[u8]>]>> {
 }
 
 /// What is left to read.
-struct Cursor<'a>(&'a [u8]);
+pub(super) struct Cursor<'a>(pub(super) &'a [u8]);
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn number8(&mut self) -> Option<u8> {
+    pub(super) fn number8(&mut self) -> Option<u8> {
         self.take(1).map(|byte| byte[0])
     }
 
@@ -204,7 +204,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Bytes behind a length of one byte.
-    fn vector8(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
         let length = self.number8()?;
         self.take(length.into())
     }
@@ -213,6 +213,12 @@ impl<'a> Cursor<'a> {
     fn vector16(&mut self) -> Option<&'a [u8]> {
         let length = self.number16()?;
         self.take(length.into())
+    }
+
+    /// Bytes behind a length of three bytes.
+    pub(super) fn vector24(&mut self) -> Option<&'a [u8]> {
+        let length = self.take(3)?;
+        self.take(usize::from(length[0]) << 16 | usize::from(length[1]) << 8 | usize::from(length[2]))
     }
 }
 

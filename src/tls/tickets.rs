@@ -12,6 +12,9 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use parking_lot::Mutex;
 use rustls::server::ProducesTickets;
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::client_hello::Cursor;
 
 /// A key makes tickets for so long, in seconds.
 const MAKES_FOR: u64 = 12 * 3600;
@@ -172,7 +175,36 @@ impl ProducesTickets for Ticketer {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.open(ticket, now())
+        let now = now();
+        self.open(ticket, now).filter(|session| may_go_on(session, now))
+    }
+}
+
+/// Whether the certificate that the client showed when the session began is still valid, if it showed one. Each resumption makes
+/// new tickets: without this, a client could go on for as long as it likes.
+fn may_go_on(session: &[u8], now: u64) -> bool {
+    match shown_by_client(session) {
+        Some([]) => true,
+        Some(certificate) => X509Certificate::from_der(certificate)
+            .is_ok_and(|(_, read)| u64::try_from(read.validity().not_after.timestamp()).is_ok_and(|last| now <= last)),
+        None => false,
+    }
+}
+
+/// The client's certificate in a session as the library writes it (rustls, `ServerSessionValue`); empty if there is none. `None`:
+/// it is written in another way, and a full handshake does no harm.
+fn shown_by_client(session: &[u8]) -> Option<&[u8]> {
+    let mut session = Cursor(session);
+    if session.number8()? == 1 {
+        let _server_name = session.vector8()?;
+    }
+    let _version_and_suite = session.take(2 + 2)?;
+    let _secret = session.vector8()?;
+    let _has_extended_secret = session.number8()?;
+    match session.number8()? {
+        0 => Some(&[]),
+        1 => Cursor(session.vector24()?).vector24().filter(|certificate| !certificate.is_empty()),
+        _ => None,
     }
 }
 
@@ -183,7 +215,13 @@ fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use rustls::ClientConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
     use super::*;
+    use crate::tls::{Certificate, Certificates, Options, handshake, options};
 
     fn ticketer(tickets: &Arc<Tickets>, client_auth: &[u8]) -> Ticketer {
         Ticketer::new(tickets.clone(), client_auth)
@@ -235,5 +273,59 @@ mod tests {
             new.import(garbage);
         }
         assert!(ticketer(&new, b"").make(b"session", now()).is_some());
+    }
+
+    /// A certificate of a client's, valid or not any more.
+    fn client(
+        roots: &rustls::RootCertStore,
+        version: &'static rustls::SupportedProtocolVersion,
+        year: i32,
+    ) -> Arc<ClientConfig> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["ada".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(crate::tls::provider()));
+        let builder = builder.with_protocol_versions(&[version]).unwrap().with_root_certificates(roots.clone());
+        Arc::new(builder.with_client_auth_cert(chain, key).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_session_does_not_outlive_the_certificate_of_its_client() {
+        let pair = crate::tls::certificate::tests::pair(&["a.test"]);
+        let shown = Arc::new(Certificate::read(&pair).unwrap());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(shown.chain()[0].clone()).unwrap();
+        let certificates = Arc::new(Certificates::new(&[], shown));
+        // Takes also those that are not valid any more: only so can a session begin with one.
+        let any = options::ClientAuth { client_auth_type: "RequireAnyClientCert".into(), ..Default::default() };
+        let settings = options::Settings { client_auth: any, ..Default::default() };
+        let (options, _) = Options::build(&settings, &certificates, &Arc::default()).unwrap();
+        let address = [127, 0, 0, 1].into();
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            for (year, expected) in [(2100, [false, true, true]), (2020, [false; 3])] {
+                let client = TlsConnector::from(client(&roots, version, year));
+                for is_resumed in expected {
+                    let (near, far) = tokio::io::duplex(64 << 10);
+                    let config = options.server_config(Some("a.test"), address).clone();
+                    let serve = async {
+                        let (mut stream, facts) = handshake::accept(config, far).await.unwrap();
+                        stream.write_all(b"!").await.unwrap();
+                        stream.flush().await.unwrap();
+                        facts
+                    };
+                    let ask = async {
+                        let mut stream = client.connect("a.test".try_into().unwrap(), near).await.unwrap();
+                        // Tickets come before it.
+                        stream.read_u8().await.unwrap();
+                    };
+                    let (facts, ()) = tokio::join!(serve, ask);
+                    assert_eq!(facts.is_resumed, is_resumed, "{year} {}", facts.version);
+                    assert_eq!(facts.client_subject.as_deref(), Some("CN=rcgen self signed cert"));
+                }
+            }
+        }
     }
 }
