@@ -33,6 +33,8 @@ pub struct TlsFacts {
     pub server_name: Option<Box<str>>,
     /// Name of the TLS options that the handshake was made with.
     pub options: Option<Arc<str>>,
+    /// What they asked of the client's certificate, as a digest: equal for equal demands.
+    pub client_demands: [u8; 32],
     /// The protocol that was agreed on (ALPN).
     pub protocol: Option<Box<[u8]>>,
     /// The client's certificate and its issuers as sent, each in DER; none if it showed none.

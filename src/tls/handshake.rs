@@ -31,6 +31,7 @@ where
         cipher: session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).map_or("", iana_name),
         server_name: session.server_name().map(|name| name.strip_suffix('.').unwrap_or(name).into()),
         options: None,
+        client_demands: [0; 32],
         protocol: session.alpn_protocol().map(Into::into),
         client_subject: chain.first().and_then(subject),
         certificates: chain.iter().map(|certificate| certificate.as_ref().into()).collect(),

@@ -10,6 +10,7 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::certificates::{Certificates, Resolver};
 use super::client_auth;
@@ -71,6 +72,7 @@ pub struct Options {
     config: Arc<ServerConfig>,
     /// For clients without a name, by the address they have called; only where a certificate is for that address.
     by_address: HashMap<IpAddr, Arc<ServerConfig>, RandomState>,
+    client_demands: [u8; 32],
 }
 
 impl Options {
@@ -113,7 +115,13 @@ impl Options {
         for address in certificates.addresses() {
             by_address.insert(address, config(Some(address))?);
         }
-        Ok((Self { config: config(None)?, by_address }, warnings))
+        let client_demands = Sha256::digest(&client_auth.identity).into();
+        Ok((Self { config: config(None)?, by_address, client_demands }, warnings))
+    }
+
+    /// What clients must prove, as a digest: equal for equal demands.
+    pub fn client_demands(&self) -> &[u8; 32] {
+        &self.client_demands
     }
 
     /// What the handshake is made with, for a client that asks for `server_name` at the address `local`.

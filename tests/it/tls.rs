@@ -304,3 +304,34 @@ async fn sessions_go_on_also_after_a_reload() {
     gateway.apply(&routing(&server, &routers, &[&pair, &authority.certify(&["b.test"])], "")).await;
     assert_eq!(kind().await, HandshakeKind::Resumed);
 }
+
+#[tokio::test]
+async fn a_connection_from_before_clients_had_to_prove_something_is_no_way_in() {
+    let (server, authority) = (Server::says("hello").await, Authority::new());
+    let pair = authority.certify(&["a.test"]);
+    let routers = ["a: {rule: 'Host(`a.test`)', service: s, tls: {options: terms}}"];
+    let gateway = Gateway::with(routing(&server, &routers, &[&pair], "terms: {}")).await;
+    let client = Arc::new(authority.client(&[], None));
+    let mut stream = shake_hands(&client, gateway.address(), "a.test").await.unwrap();
+    let mut answer = async || {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            match soon(stream.read_buf(&mut answer)).await {
+                Ok(0) => break,
+                read => drop(read.unwrap()),
+            }
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    assert_eq!(status(&answer().await), 200);
+    // What does not touch them is no reason to send anybody away.
+    gateway.apply(&routing(&server, &routers, &[&pair], "terms: {sniStrict: true}")).await;
+    assert_eq!(status(&answer().await), 200);
+    let options = format!("terms: {{clientAuth: {{caFiles: [{}]}}}}", quoted(&authority.certificate));
+    gateway.apply(&routing(&server, &routers, &[&pair], &options)).await;
+    let refused = answer().await;
+    assert_eq!(status(&refused), 421);
+    // A client that does not know the status comes back by another connection.
+    assert!(refused.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{refused}");
+}

@@ -291,7 +291,8 @@ where
                 return None;
             }
         };
-        let facts = TlsFacts { options: Some(name.as_str().into()), ..facts };
+        let client_demands = *options.client_demands();
+        let facts = TlsFacts { options: Some(name.as_str().into()), client_demands, ..facts };
         let client = Client { tls: Some(Arc::new(facts)), ..(*client).clone() };
         Some((Box::new(stream), Arc::new(Connection::new(Arc::new(client), self.shared.clone()))))
     }

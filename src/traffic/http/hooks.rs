@@ -16,6 +16,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 use crate::exchange::{Exchange, Fault, Original, Reply, RequestView, TlsFacts};
 use crate::middleware::Flow;
 use crate::service::Service;
+use crate::snapshot::door::Terms;
 use crate::snapshot::{Door, Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
@@ -213,10 +214,11 @@ impl ProxyHttp for Hooks {
 }
 
 /// Whether a request asks for a host whose TLS options are not those that its connection was made with: a client without a
-/// certificate must not get to one host by a handshake for another.
+/// certificate must not get to one host by a handshake for another, nor by one from before it had to show one.
 fn is_misdirected(door: &Door, tls: &TlsFacts, host: &str) -> bool {
     let made_with = tls.options.as_deref().unwrap_or_default();
-    door.terms(Some(host)).name.as_str() != made_with
+    let Terms { name, options } = door.terms(Some(host));
+    name.as_str() != made_with || options.as_ref().is_some_and(|now| *now.client_demands() != tls.client_demands)
 }
 
 impl Gateway {
@@ -285,6 +287,12 @@ impl Gateway {
             && let Some(door) = snapshot.doors.get(client.entry_point_index)
             && is_misdirected(door, tls, &view.host)
         {
+            // It was made for this host, and is of no more use: a client that does not know the status comes back by another.
+            if tls.server_name.as_deref() == Some(&*view.host)
+                && let Some(connection) = &flight.connection
+            {
+                connection.end_with_this_answer();
+            }
             return Err(Fault::Misdirected);
         }
         table.find(&view).cloned().ok_or(absent)
