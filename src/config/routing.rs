@@ -122,8 +122,11 @@ impl Routing {
                 "tcp.routers" => {
                     let (mut remains, whole) = reader.remains::<tcp::Router>(object, settings);
                     // It keeps its place for the same reason.
-                    if whole && remains.rest.as_ref().is_some_and(|router| !router.rule.is_empty()) {
-                        tcp_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
+                    if whole && let Some(mut router) = remains.rest.take_if(|router| !router.rule.is_empty()) {
+                        if router.tls.is_none() && is_wrong(object, "tls") {
+                            Arc::make_mut(&mut router).tls = Some(tcp::RouterTls::default());
+                        }
+                        tcp_of.routers.insert(name.clone(), router);
                     }
                     tcp_broken.routers.insert(name, remains);
                 }
@@ -149,8 +152,13 @@ impl Routing {
                     let (mut remains, whole) = reader.remains(object, Router::read);
                     // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router
                     // below it, which may ask for less.
-                    if whole {
-                        http_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
+                    if whole && let Some(mut router) = remains.rest.take() {
+                        // With a section of which nothing can be read it is one for TLS all the same.
+                        if router.common.tls.is_none() && is_wrong(object, "tls") {
+                            let common = &mut Arc::make_mut(&mut router).common;
+                            Arc::make_mut(common).tls = Some(Box::default());
+                        }
+                        http_of.routers.insert(name.clone(), router);
                     }
                     broken.routers.insert(name, remains);
                 }
@@ -187,6 +195,12 @@ fn relative<'p>(path: &'p str, object: &BrokenObject) -> &'p str {
     let below =
         path.strip_prefix(&**kind).and_then(|rest| rest.strip_prefix('.')).and_then(|rest| rest.strip_prefix(&**name));
     below.map_or(path, |below| below.strip_prefix('.').unwrap_or(below))
+}
+
+/// Whether something is wrong with, or in, the section `name` of an object.
+fn is_wrong(object: &BrokenObject, name: &str) -> bool {
+    let below = |problem: &Problem| relative(&problem.path, object).strip_prefix(name).map(str::to_owned);
+    object.problems.iter().filter_map(below).any(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Adds the smaller map to the larger one.

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::{Format, load};
 use crate::observe::metrics;
 use crate::service::{tcp, transport};
-use crate::snapshot::Target;
+use crate::snapshot::{Target, TcpTls};
 use crate::tls::fallback;
 
 const TEXT: &str = r#"
@@ -428,5 +428,33 @@ tls:
         let built = compile(Arc::new(routing), None, &bed.kit);
         assert_eq!(built.snapshot.doors[0].terms(Some("a")).name.as_str(), "guarded@file", "{broken}");
         assert_eq!(built.snapshot.https[0].routes().len(), 2);
+    }
+}
+
+#[test]
+fn a_mistake_in_tls_does_not_make_a_router_one_without() {
+    let bed = Bed::new();
+    for wrong in ["[]", "[x]", "{optoins: x}", "{options: [a]}", "{domains: 5}"] {
+        let text = format!(
+            r#"
+http:
+  routers:
+    whole: {{rule: "Host(`a`)", service: one, tls: {{}}}}
+    wrong: {{rule: "Host(`a`) && Path(`/x`)", service: one, tls: {wrong}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:1"}}]}}}}
+tcp:
+  routers:
+    whole: {{rule: "HostSNI(`*`)", service: one, tls: {{}}}}
+    wrong: {{rule: "HostSNI(`t`)", service: one, tls: {wrong}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{address: "127.0.0.1:1"}}]}}}}
+"#
+        );
+        let (routing, told) = load::published(&text, Format::Yaml, "f", "file").unwrap();
+        let built = compile(Arc::new(routing), None, &bed.kit);
+        assert_eq!(built.snapshot.https[0].routes().len(), 2, "{wrong}: {told}");
+        let tcp = built.snapshot.doors[0].tcp();
+        assert_eq!(tcp.routes().filter(|route| !matches!(route.tls, TcpTls::Without)).count(), 2, "{wrong}");
     }
 }
