@@ -28,6 +28,7 @@ pub struct Settings {
 }
 
 /// What clients must prove, and what that was made of.
+#[derive(Clone)]
 pub(super) struct ClientAuth {
     /// `None`: nothing, and they are not asked.
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,

@@ -72,11 +72,13 @@ pub struct Options {
     config: Arc<ServerConfig>,
     /// For clients without a name, by the address they have called; only where a certificate is for that address.
     by_address: HashMap<IpAddr, Arc<ServerConfig>, RandomState>,
+    client_auth: client_auth::ClientAuth,
     client_demands: [u8; 32],
 }
 
 impl Options {
-    /// Reads the authorities, and joins everything. Warnings come along.
+    /// Reads the authorities, and joins everything. Warnings come along. If authorities cannot be read, those of `before` stay,
+    /// which was built from the same settings, and what is wrong is among the warnings.
     ///
     /// # Errors
     /// Whatever is not known, or cannot be spoken: what would be left out might be what somebody relies on.
@@ -84,13 +86,21 @@ impl Options {
         settings: &Settings,
         certificates: &Arc<Certificates>,
         tickets: &Arc<Tickets>,
+        before: Option<&Self>,
     ) -> Result<(Self, Problems), Problems> {
         let mut warnings = Problems::new();
         let (versions, suites, groups) =
             all((versions(settings), suites(settings, &mut warnings), groups(&settings.curve_preferences)))?;
         let provider = Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..super::provider() });
-        let client_auth =
-            client_auth::build(&settings.client_auth, &provider).map_err(|problems| problems.under("clientAuth"))?;
+        let client_auth = match (client_auth::build(&settings.client_auth, &provider), before) {
+            (Ok(built), _) => built,
+            (Err(wrong), None) => return Err(wrong.under("clientAuth")),
+            (Err(wrong), Some(before)) => {
+                let stays = |problem: Problem| problem.with_help("the authorities that were read before stay in force");
+                warnings.extend(wrong.under("clientAuth").into_iter().map(stays));
+                before.client_auth.clone()
+            }
+        };
         let config = |local: Option<IpAddr>| {
             let resolver = Resolver { certificates: certificates.clone(), is_strict: settings.sni_strict, local };
             let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -116,7 +126,7 @@ impl Options {
             by_address.insert(address, config(Some(address))?);
         }
         let client_demands = Sha256::digest(&client_auth.identity).into();
-        Ok((Self { config: config(None)?, by_address, client_demands }, warnings))
+        Ok((Self { config: config(None)?, by_address, client_auth, client_demands }, warnings))
     }
 
     /// What clients must prove, as a digest: equal for equal demands.

@@ -302,7 +302,7 @@ mod tests {
         // Takes also those that are not valid any more: only so can a session begin with one.
         let any = options::ClientAuth { client_auth_type: "RequireAnyClientCert".into(), ..Default::default() };
         let settings = options::Settings { client_auth: any, ..Default::default() };
-        let (options, _) = Options::build(&settings, &certificates, &Arc::default()).unwrap();
+        let (options, _) = Options::build(&settings, &certificates, &Arc::default(), None).unwrap();
         let address = [127, 0, 0, 1].into();
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             for (year, expected) in [(2100, [false, true, true]), (2020, [false; 3])] {

@@ -458,3 +458,48 @@ tcp:
         assert_eq!(tcp.routes().filter(|route| !matches!(route.tls, TcpTls::Without)).count(), 2, "{wrong}");
     }
 }
+
+#[test]
+fn authorities_that_cannot_be_read_any_more_stay_in_force() {
+    let bed = Bed::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("authority.pem");
+    let authority = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();
+    std::fs::write(&file, &authority).unwrap();
+    let text = |more: &str| {
+        format!(
+            r#"
+http:
+  routers:
+    guarded: {{rule: "Host(`a`)", service: one, tls: {{options: guarded}}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:1"}}]}}}}
+tls:
+  certificates: [{more}]
+  options:
+    guarded: {{clientAuth: {{caFiles: [{file:?}]}}}}
+"#
+        )
+    };
+    let demands = |built: &Built| {
+        let terms = built.snapshot.doors[0].terms(Some("a"));
+        *terms.options.as_ref().expect("options that hold").client_demands()
+    };
+    let first = bed.compile(&text(""), None);
+    let wanted = demands(&first);
+    std::fs::write(&file, &authority[..authority.len() / 2]).unwrap();
+    let half = bed.compile(&text(""), Some(&first));
+    assert_eq!(demands(&half), wanted);
+    // Told for as long as it lasts, also if something else has changed.
+    let pair = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+    let (chain, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+    let other = bed.compile(&text(&format!("{{certFile: {chain:?}, keyFile: {key:?}}}")), Some(&half));
+    assert_eq!(demands(&other), wanted);
+    for built in [&half, &other] {
+        let told = built.problems.to_string();
+        assert!(told.contains("tls.options.guarded@file.clientAuth.caFiles[0]"), "{told}");
+        assert!(told.contains("stay in force"), "{told}");
+    }
+    std::fs::write(&file, rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap().cert.pem()).unwrap();
+    assert_ne!(demands(&bed.compile(&text(""), Some(&other))), wanted);
+}

@@ -196,26 +196,30 @@ fn build_options(
         }
         let files = Files::of(&authority_paths(settings));
         let before = previous
-            .filter(|before| Arc::ptr_eq(&before.certificates, certificates))
             .and_then(|before| before.options.get(&name))
-            .filter(|before| before.settings.as_ref() == Some(settings) && before.files == files);
+            .filter(|before| before.settings.as_ref() == Some(settings));
+        let is_same = previous.is_some_and(|before| Arc::ptr_eq(&before.certificates, certificates));
         let path = format!("tls.options.{name}");
         let (built, warnings) = match before {
-            Some(Terms { built: Some(built), warnings, .. }) => (Some(built.clone()), warnings.clone()),
-            _ => match Options::build(settings, certificates, &kit.tickets) {
-                Ok((built, warnings)) => (Some(Arc::new(built)), warnings),
-                Err(wrong) => {
-                    problems.extend(wrong.under(&path));
-                    (None, Problems::new())
+            Some(Terms { built: Some(built), warnings, files: old, .. }) if is_same && *old == files => {
+                (Some(built.clone()), warnings.clone())
+            }
+            _ => {
+                match Options::build(settings, certificates, &kit.tickets, before.and_then(|it| it.built.as_deref())) {
+                    Ok((built, warnings)) => (Some(Arc::new(built)), warnings),
+                    Err(wrong) => {
+                        problems.extend(wrong.under(&path));
+                        (None, Problems::new())
+                    }
                 }
-            },
+            }
         };
         problems.extend(warnings.clone().under(&path));
         found.insert(name, Terms { settings: Some(settings.clone()), files, built, warnings });
     }
     for (name, remains) in &written.broken.options {
         if let Some(settings) = &remains.rest
-            && let Err(wrong) = Options::build(settings, certificates, &kit.tickets)
+            && let Err(wrong) = Options::build(settings, certificates, &kit.tickets, None)
         {
             problems.extend(remains.news(wrong).under(&format!("tls.options.{name}")));
         }
