@@ -1,4 +1,4 @@
-//! TLS: who we are, on which terms we speak, and the handshake. Only this module names the library behind it (rustls).
+//! TLS towards clients: who we are, on which terms we speak, and the handshake.
 
 pub mod authorities;
 pub mod certificate;
