@@ -215,13 +215,20 @@ struct Sub {
     detail: String,
 }
 
+/// How much of a server's words is told, in characters: they go to the log, the status and the API.
+const DETAIL_LIMIT: usize = 1000;
+
 /// Reads a problem (RFC 9457), as it stands in answers, orders and challenges.
 pub(super) fn refused(problem: &Value, retry_after: Option<Duration>) -> Failure {
     let Written { r#type, mut detail, subproblems } = Written::deserialize(problem).unwrap_or_default();
     for sub in subproblems.iter().take(8).filter(|sub| !sub.detail.is_empty()) {
         detail = format!("{detail}; {}", sub.detail);
     }
-    let kind = r#type.rsplit(':').next().unwrap_or_default().to_owned();
+    if let Some((end, _)) = detail.char_indices().nth(DETAIL_LIMIT) {
+        detail.truncate(end);
+        detail.push('…');
+    }
+    let kind = r#type.rsplit(':').next().unwrap_or_default().chars().take(DETAIL_LIMIT).collect();
     Failure::Refused { kind, detail, retry_after }
 }
 

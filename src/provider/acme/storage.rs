@@ -1,6 +1,7 @@
 //! `acme.json`: accounts, keys and certificates, in Traefik's layout. One process writes at a time; a file that cannot be read is
 //! never overwritten.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -34,7 +35,7 @@ pub(super) struct Kept {
 }
 
 /// An account at an ACME server.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct Account {
     pub(super) email: String,
@@ -58,7 +59,7 @@ pub(super) struct Registration {
 }
 
 /// A certificate.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Stored {
     pub(super) domain: Domain,
@@ -70,6 +71,20 @@ pub(super) struct Stored {
     pub(super) store: String,
     #[serde(flatten)]
     other: Map<String, Value>,
+}
+
+/// Without the key.
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("email", &self.email).field("key_type", &self.key_type).finish_non_exhaustive()
+    }
+}
+
+/// Without the key.
+impl fmt::Debug for Stored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stored").field("domain", &self.domain).finish_non_exhaustive()
+    }
 }
 
 impl Account {
@@ -229,6 +244,10 @@ impl Storage {
 
     fn write(&self, document: &Document) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(document)?;
+        if text.len() as u64 > LIMIT_BYTES {
+            // It could not be read again.
+            return Err(io::Error::other(format!("it would be larger than {LIMIT_BYTES} bytes")));
+        }
         // Through links: what they point to is replaced, not they.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let mut next = path.clone().into_os_string();

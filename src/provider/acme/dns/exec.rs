@@ -1,8 +1,10 @@
 //! `exec`: a program writes the records.
 
-use std::process::Stdio;
+use std::io;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::{Environment, Record};
@@ -10,7 +12,7 @@ use super::{Environment, Record};
 /// How long the program may take.
 const WITHIN: Duration = Duration::from_secs(300);
 /// How much of what it says is told, in bytes.
-const TOLD_BYTES: usize = 500;
+const TOLD_BYTES: u64 = 500;
 
 pub(super) struct Exec {
     path: String,
@@ -34,17 +36,28 @@ impl Exec {
         } else {
             command.args([&record.name, &record.text]);
         }
-        command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(WITHIN, command.output())
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        let (status, said) = tokio::time::timeout(WITHIN, wait_for(&mut command))
             .await
             .map_err(|_| format!("{} takes longer than {WITHIN:?}", self.path))?
             .map_err(|error| format!("{} cannot be started: {error}", self.path))?;
-        if output.status.success() {
+        if status.success() {
             return Ok(());
         }
-        let said = output.stderr.get(..TOLD_BYTES).unwrap_or(&output.stderr);
-        Err(format!("{} {action}: {}: {}", self.path, output.status, String::from_utf8_lossy(said).trim()))
+        Err(format!("{} {action}: {status}: {}", self.path, String::from_utf8_lossy(&said).trim()))
     }
+}
+
+/// Runs a program to its end: how it ended, and the beginning of what it had to complain of.
+async fn wait_for(command: &mut Command) -> io::Result<(ExitStatus, Vec<u8>)> {
+    let mut child = command.spawn()?;
+    let mut said = Vec::new();
+    if let Some(mut complaints) = child.stderr.take() {
+        (&mut complaints).take(TOLD_BYTES).read_to_end(&mut said).await?;
+        // Nobody keeps the rest, but it must not wait for somebody to take it.
+        tokio::io::copy(&mut complaints, &mut tokio::io::sink()).await?;
+    }
+    Ok((child.wait().await?, said))
 }
 
 #[cfg(test)]
@@ -53,6 +66,15 @@ mod tests {
 
     use super::*;
     use crate::provider::acme::proof::Proof;
+
+    #[tokio::test]
+    async fn of_what_a_program_says_only_the_beginning_is_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "head -c 3000000 /dev/zero | tr '\\0' x >&2; exit 3"]).stderr(Stdio::piped());
+        let (status, said) =
+            tokio::time::timeout(Duration::from_secs(20), wait_for(&mut command)).await.unwrap().unwrap();
+        assert_eq!((status.code(), said), (Some(3), vec![b'x'; TOLD_BYTES as usize]));
+    }
 
     #[tokio::test]
     async fn the_program_gets_what_lego_gives_it() {
