@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use rustls::crypto::aws_lc_rs::{cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::NoServerSessionStorage;
-use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{ProtocolVersion, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -91,6 +91,12 @@ impl Options {
         let mut warnings = Problems::new();
         let (versions, suites, groups) =
             all((versions(settings), suites(settings, &mut warnings), groups(&settings.curve_preferences)))?;
+        if versions.iter().all(|version| version.version == ProtocolVersion::TLSv1_2)
+            && groups.iter().all(|group| !group.usable_for_version(ProtocolVersion::TLSv1_2))
+        {
+            let problem = Problem::at("curvePreferences", "none of these can be spoken in TLS 1.2");
+            return Err(problem.with_help("add `X25519`, `CurveP256` or `CurveP384`").into());
+        }
         let provider = Arc::new(CryptoProvider { cipher_suites: suites, kx_groups: groups, ..super::provider() });
         let client_auth = match (client_auth::build(&settings.client_auth, &provider), before) {
             (Ok(built), _) => built,
@@ -264,4 +270,56 @@ fn groups(written: &[String]) -> Result<Vec<&'static dyn SupportedKxGroup>, Prob
         }
     };
     each(written.iter().enumerate().map(read))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fallback;
+    use super::*;
+
+    fn build(json: &str) -> Result<(Options, Problems), Problems> {
+        let certificates = Arc::new(Certificates::new(&[], fallback::certificate().unwrap()));
+        Options::build(&serde_json::from_str(json).unwrap(), &certificates, &Arc::default(), None)
+    }
+
+    #[test]
+    fn what_cannot_be_spoken_is_refused_where_it_is_written() {
+        for (json, expected) in [
+            (r#"{"minVersion": "VersionTLS10"}"#, "minVersion"),
+            (r#"{"minVersion": "VersionTLS11", "maxVersion": "1.3"}"#, "minVersion maxVersion"),
+            (r#"{"minVersion": "VersionTLS13", "maxVersion": "VersionTLS12"}"#, "maxVersion"),
+            (r#"{"cipherSuites": ["TLS_NONE"]}"#, "cipherSuites[0]"),
+            (r#"{"cipherSuites": ["TLS_RSA_WITH_AES_128_CBC_SHA"]}"#, "cipherSuites"),
+            (r#"{"cipherSuites": ["TLS_AES_128_GCM_SHA256"]}"#, "cipherSuites"),
+            (r#"{"curvePreferences": ["X25519", "CurveP521", "P256"]}"#, "curvePreferences[1] curvePreferences[2]"),
+            (r#"{"maxVersion": "VersionTLS12", "curvePreferences": ["X25519MLKEM768"]}"#, "curvePreferences"),
+            (r#"{"clientAuth": {"clientAuthType": "Some"}}"#, "clientAuth.clientAuthType"),
+            (r#"{"clientAuth": {"clientAuthType": "RequireAndVerifyClientCert"}}"#, "clientAuth.clientAuthType"),
+            (r#"{"clientAuth": {"caFiles": ["/no/such/file"]}}"#, "clientAuth.caFiles[0]"),
+        ] {
+            let found = build(json).map(|_| ()).unwrap_err();
+            let paths: Vec<_> = found.iter().map(|problem| &*problem.path).collect();
+            assert_eq!(paths.join(" "), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn unsafe_suites_beside_others_are_left_out_with_a_word() {
+        let json =
+            r#"{"cipherSuites": ["TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]}"#;
+        let (options, warnings) = build(json).unwrap();
+        assert_eq!(warnings.only().path, "cipherSuites[0]");
+        let config = options.server_config(None, [127, 0, 0, 1].into());
+        assert_eq!(config.crypto_provider().cipher_suites.len(), SUITES_13.len() + 1);
+        assert!(config.ignore_client_order && config.max_early_data_size == 0);
+    }
+
+    #[test]
+    fn tickets_are_made_unless_they_are_switched_off() {
+        for (json, expected) in [("{}", true), (r#"{"disableSessionTickets": true}"#, false)] {
+            let (options, _) = build(json).unwrap();
+            let config = options.server_config(None, [127, 0, 0, 1].into());
+            assert_eq!((config.ticketer.enabled(), config.send_tls13_tickets > 0), (expected, expected), "{json}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{RouterTls, Routing};
 use crate::problem::{Problem, Problems};
+use crate::rule::matcher::host::parent_domain;
 use crate::snapshot::door::{Door, Https, Names, Terms};
 use crate::snapshot::route_table::{RouteTable, Routed};
 use crate::snapshot::{Route, TcpTable};
@@ -124,7 +125,25 @@ impl Work<'_> {
                 self.tell(name, Problem::warning("tls.options", message));
             }
         }
+        self.warn_of_overlaps(&hosts);
         (hosts, https)
+    }
+
+    /// Tells routers of a wildcard whose rule also takes a host with other options: the options of that host hold for its
+    /// connections, as in Traefik, and may ask for less.
+    fn warn_of_overlaps(&mut self, hosts: &BTreeMap<String, Asked>) {
+        for (host, asked) in hosts {
+            let wild = parent_domain(host).and_then(|parent| hosts.get(&format!("*.{parent}")));
+            let Some(wild) = wild.filter(|wild| wild.options != asked.options && !host.starts_with("*.")) else {
+                continue;
+            };
+            for name in &wild.by {
+                let message = format!(
+                    "the rule takes {host} too, whose own routers ask for other TLS options: those hold for its connections"
+                );
+                self.tell(name, Problem::warning("tls.options", message));
+            }
+        }
     }
 
     /// The TLS options that a router asks for at an entry point, if they are not the default ones.

@@ -407,6 +407,31 @@ fn what_is_unchanged_of_udp_is_kept() {
 }
 
 #[test]
+fn a_wildcard_is_told_of_hosts_whose_own_options_hold() {
+    let bed = Bed::new();
+    let text = |open: &str| {
+        format!(
+            r#"
+http:
+  routers:
+    open: {{rule: "Host(`{open}`) && Path(`/p`)", service: one, tls: {{}}}}
+    guarded: {{rule: "Host(`*.test`)", service: one, tls: {{options: modern}}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{url: "http://127.0.0.1:1"}}]}}}}
+tls:
+  options:
+    modern: {{minVersion: VersionTLS13}}
+"#
+        )
+    };
+    let told = bed.problems(&text("a.test"));
+    assert!(told.iter().any(|told| told.contains("guarded@file.tls.options: the rule takes a.test too")), "{told:?}");
+    for open in ["a.b.test", "test"] {
+        assert_eq!(bed.problems(&text(open)), Vec::<String>::new(), "{open}");
+    }
+}
+
+#[test]
 fn a_broken_router_does_not_loosen_the_options_of_a_host() {
     let bed = Bed::new();
     let authority = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem();

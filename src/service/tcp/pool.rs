@@ -80,11 +80,12 @@ impl Server {
         let form = || wrong(format!("`{written}` is not of the form `host:port`"));
         let (host, port) = written.rsplit_once(':').ok_or_else(form)?;
         let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(form)?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
-        if host.is_empty() || !host.bytes().all(is_plain) {
-            return Err(form());
-        }
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) if address.parse::<std::net::Ipv6Addr>().is_ok() => address,
+            None if !host.is_empty() && host.bytes().all(is_plain) => host,
+            _ => return Err(form()),
+        };
         Ok(Self {
             address: written.into(),
             host: host.into(),
@@ -396,6 +397,22 @@ async fn resolve_server(pool: Weak<Pool>, index: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_a_host_and_a_port() {
+        let host = |address: &str| {
+            let written = ServerSettings { address: address.to_owned(), tls: false };
+            Server::build(&written).map(|server| server.host().to_owned()).map_err(|problem| problem.path)
+        };
+        for (address, expected) in [("a.test:1", "a.test"), ("10.0.0.1:65535", "10.0.0.1"), ("[::1]:80", "::1")] {
+            assert_eq!(host(address).as_deref(), Ok(expected), "{address}");
+        }
+        for address in
+            ["", "a", ":80", "a:0", "a:65536", "a:x", "::1", "::1:80", "[a]:80", "[::1]", "a b:80", "http://a:80"]
+        {
+            assert_eq!(host(address).as_deref(), Err(&"address".to_owned()), "{address}");
+        }
+    }
 
     #[tokio::test]
     async fn every_address_of_a_server_is_tried() {
