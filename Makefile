@@ -42,7 +42,7 @@ systemd: prepare ## the service under a real systemd, in a container: needs root
 	$(CARGO) build --locked --all-features --bin portcullis --example drill
 	load-tests/systemd.sh
 
-load: prepare ## compares with nginx, HAProxy, Caddy and bare Pingora, one core each
+load: prepare ## compares with nginx, HAProxy, Envoy, Traefik, Caddy and bare Pingora, one core each
 	@tools/prepare load
 	load-tests/compare.sh
 

@@ -1,12 +1,14 @@
 //! The smallest proxy that Pingora makes: one listener, one backend, nothing else. What `compare.sh` measures everything against.
-//!
-//! `bare_pingora LISTEN BACKEND [THREADS]`, as `bare_pingora 127.0.0.1:8000 127.0.0.1:9000`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use async_trait::async_trait;
+use clap::Parser;
 use pingora::Result;
+use pingora::listeners::tls::TlsSettings;
+use pingora::protocols::ALPN;
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
@@ -16,8 +18,29 @@ use pingora::upstreams::peer::HttpPeer;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+#[derive(Parser)]
+#[command(about = "The smallest proxy that Pingora makes")]
+struct Options {
+    /// Where to listen.
+    listen: SocketAddr,
+    /// Where requests go.
+    backend: SocketAddr,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Listens for TLS, with HTTP/2 and HTTP/1.1, with this certificate.
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "certificate")]
+    key: Option<PathBuf>,
+    /// Speaks HTTP/2 in clear text to the backend.
+    #[arg(long)]
+    h2c: bool,
+}
+
 struct Bare {
     backend: SocketAddr,
+    alpn: ALPN,
 }
 
 #[async_trait]
@@ -27,22 +50,33 @@ impl ProxyHttp for Bare {
     fn new_ctx(&self) -> Self::CTX {}
 
     async fn upstream_peer(&self, _: &mut Session, (): &mut ()) -> Result<Box<HttpPeer>> {
-        Ok(Box::new(HttpPeer::new(self.backend, false, String::new())))
+        let mut peer = HttpPeer::new(self.backend, false, String::new());
+        peer.options.alpn = self.alpn.clone();
+        Ok(Box::new(peer))
     }
 }
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let (Some(listen), Some(Ok(backend))) = (arguments.first(), arguments.get(1).map(|text| text.parse())) else {
-        eprintln!("usage: bare_pingora LISTEN BACKEND [THREADS]");
-        return ExitCode::from(2);
-    };
-    let threads = arguments.get(2).and_then(|text| text.parse().ok()).unwrap_or(1);
-    let conf = ServerConf { threads, upstream_keepalive_pool_size: 4096, ..ServerConf::default() };
+    let options = Options::parse();
+    let conf = ServerConf { threads: options.threads, upstream_keepalive_pool_size: 4096, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let mut proxy = http_proxy_service(&server.configuration, Bare { backend });
-    proxy.add_tcp(listen);
+    let alpn = if options.h2c { ALPN::H2 } else { ALPN::H1 };
+    let mut proxy = http_proxy_service(&server.configuration, Bare { backend: options.backend, alpn });
+    let listen = options.listen.to_string();
+    if let (Some(certificate), Some(key)) = (&options.certificate, &options.key) {
+        let mut settings = match TlsSettings::intermediate(&certificate.to_string_lossy(), &key.to_string_lossy()) {
+            Ok(settings) => settings,
+            Err(error) => {
+                eprintln!("bare_pingora: {error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        settings.enable_h2();
+        proxy.add_tls_with_settings(&listen, None, settings);
+    } else {
+        proxy.add_tcp(&listen);
+    }
     server.add_service(proxy);
     server.run_forever();
 }

@@ -31,8 +31,10 @@ build() {
 }
 
 build "-Cprofile-generate=$work/counts" "$work/counting"
-# A process writes its counts when it ends by itself, which compare.sh lets it do. The other program in the comparison is not needed.
-PORTCULLIS_BIN=$work/counting BARE_BIN=/bin/true load-tests/compare.sh --proxy portcullis --rounds 1 --seconds "$seconds" --name training
+cargo build --locked --release --example gauge
+# A process writes its counts when it ends by itself, which compare.sh lets it do. The other proxies in the comparison are not needed.
+PORTCULLIS_BIN=$work/counting BARE_BIN=/bin/true GAUGE_BIN=target/release/examples/gauge \
+    load-tests/compare.sh --proxy portcullis --rounds 1 --seconds "$seconds" --name training
 rm -f load-tests/results/training.md
 compgen -G "$work/counts/*.profraw" >/dev/null || { echo "the training left no counts" >&2 && exit 1; }
 "$profdata" merge -o "$work/profile" "$work"/counts/*.profraw

@@ -169,11 +169,13 @@ fn follow(file: &Path, folder: &Path, found: &mut BTreeSet<PathBuf>) {
 #[test]
 fn no_file_is_dead() {
     let mut alive = BTreeSet::new();
-    for start in ["src/lib.rs", "src/main.rs", "tests/it/main.rs", "load-tests/drill/main.rs"] {
+    for start in
+        ["src/lib.rs", "src/main.rs", "tests/it/main.rs", "load-tests/drill/main.rs", "load-tests/gauge/main.rs"]
+    {
         let file = root().join(start);
         follow(&file, file.parent().unwrap(), &mut alive);
     }
-    let folders = ["src", "tests", "load-tests/drill"];
+    let folders = ["src", "tests", "load-tests/drill", "load-tests/gauge"];
     let dead: Vec<_> = folders.iter().flat_map(|folder| sources(folder)).filter(|path| !alive.contains(path)).collect();
     assert!(dead.is_empty(), "no `mod` line leads to {dead:?}");
 
