@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::harness::gateway::{Gateway, Setup};
 use crate::harness::pebble::{self, Process, free_port, listening, tell_names, trusting};
 use crate::harness::peer::Peer;
-use crate::harness::server::{Server, Step};
+use crate::harness::server::{Server, Step, ok};
 use crate::harness::tls::{get, shake_hands};
 use crate::harness::tool::Tool;
 
@@ -168,6 +168,43 @@ async fn proofs_in_handshakes_with_an_account_that_is_bound() {
     assert!(log.contains("only the DNS challenge proves wildcards"), "{log}");
     assert!(log.contains("Router uses a nonexistent certificate resolver: nobody"), "{log}");
     assert!(!log.contains("zWNDZM6eQ"), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn tcp_routers_get_certificates_for_their_names() {
+    let Some(pebble) = pebble::Setup::new().start().await else { return eprintln!("{SKIPPED}") };
+    // Nobody but the server ends a connection that a TCP router takes.
+    let server = Server::start(|_| [ok("hello"), vec![Step::Close]].concat()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let storage = folder.path().join("acme.json");
+    let tcp = |name: &str, rule: &str, tls: &str| {
+        format!("    {name}: {{rule: HostSNI(`{rule}`), service: s, entryPoints: [secure], tls: {tls}}}\n")
+    };
+    let routers = tcp("t", "t.test", "{certResolver: le}")
+        + &tcp("p", "p.test", "{}")
+        // It takes what nobody else does, but for proofs.
+        + &tcp("d", "*", "{certResolver: le, domains: [{main: d.test}]}");
+    let services = format!("  services: {{s: {{loadBalancer: {{servers: [{{address: '{}'}}]}}}}}}\n", server.address());
+    let gateway = gateway(&pebble.setup, &storage, "tlsChallenge")
+        // That is for HTTP routers only.
+        .flag("entryPoints.secure.http.tls.certResolver=le")
+        .dynamic(
+            routing(&server, "    h: {rule: Host(`h.test`), service: s, entryPoints: [secure]}\n")
+                + &format!("tcp:\n  routers:\n{routers}{services}"),
+        )
+        .start()
+        .await;
+    let (client, address) = (pebble.client().await, secure(&pebble.setup));
+    for name in ["t.test", "d.test", "h.test"] {
+        trusted(&client, address, name, &gateway).await;
+        assert!(get(&client, address, name, name).await.unwrap().ends_with("hello"), "{name}");
+    }
+    let file = stored(&storage);
+    let kept = file["le"]["Certificates"].as_array().unwrap();
+    let mut names: Vec<_> = kept.iter().map(|kept| kept["domain"]["main"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["d.test", "h.test", "t.test"]);
+    assert!(shake_hands(&client, address, "p.test").await.is_err());
 }
 
 /// A program that writes what Pebble's name server answers.

@@ -210,7 +210,8 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let terms = tls::Tls::build(&routing.tls, previous.map(|built| &built.terms), kit, &mut problems);
     let (tcp, tcp_tables) = tcp::build(&routing.tcp, &terms, previous, kit, &mut problems);
     let doors = doors::build(&routing, (&tls, tcp_tables), &terms, &mut problems, kit);
-    let wishes = wanted::Wishes::build(&routing, &routes, previous.map(|built| &built.wishes), kit, &mut problems);
+    let wishes =
+        wanted::Wishes::build(&routing, (&routes, &doors), previous.map(|built| &built.wishes), kit, &mut problems);
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
         snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors, udp: udp_routes }),

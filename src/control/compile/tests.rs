@@ -528,3 +528,43 @@ tls:
     std::fs::write(&file, rcgen::generate_simple_self_signed(["b".to_owned()]).unwrap().cert.pem()).unwrap();
     assert_ne!(demands(&bed.compile(&text(""), Some(&other))), wanted);
 }
+
+#[test]
+fn certificates_are_wanted_for_the_names_of_tcp_routers_that_ask_for_them() {
+    let mut bed = Bed::new();
+    // It holds for HTTP routers only.
+    bed.kit.entry_points[0].tls = Some(RouterTls { cert_resolver: Some("le".into()), ..RouterTls::default() });
+    for (router, expected) in [
+        ("{rule: HostSNI(`a.test`) || HostSNI(`b.test`), tls: {certResolver: le}}", "a.test+b.test"),
+        ("{rule: HostSNI(`a.test`), entryPoints: [web, outer], tls: {certResolver: le}}", "a.test"),
+        ("{rule: HostSNI(`a.test`) && !HostSNI(`b.test`), tls: {certResolver: le}}", "a.test"),
+        ("{rule: HostSNI(`*`), tls: {certResolver: le, domains: [{main: c.test, sans: [d.test]}]}}", "c.test+d.test"),
+        ("{rule: HostSNI(`a.test`), tls: {certResolver: le, passthrough: true}}", "a.test"),
+        ("{rule: HostSNI(`a.test`), tls: {domains: [{main: c.test}]}}", ""),
+        ("{rule: HostSNI(`a.test`), tls: {}}", ""),
+        (
+            "{rule: HostSNI(`*`), tls: {certResolver: le}}",
+            "warning: tcp.routers.r@file.tls.certResolver: the rule names no host",
+        ),
+        (
+            "{rule: HostSNI(`a.test`), tls: {certResolver: no}}",
+            "warning: tcp.routers.r@file.tls.certResolver: Router uses a nonexistent",
+        ),
+    ] {
+        let router = router.replacen('{', "{service: s, ", 1);
+        let servers = "{loadBalancer: {servers: [{address: '127.0.0.1:1'}]}}";
+        let built = bed.compile(&format!("tcp: {{routers: {{r: {router}}}, services: {{s: {servers}}}}}"), None);
+        let names = |wanted: &Wanted| {
+            assert_eq!(&*wanted.resolver, "le");
+            [std::slice::from_ref(&wanted.domain.main), &wanted.domain.sans[..]].concat().join("+")
+        };
+        let wanted: Vec<_> = built.wanted().iter().map(names).collect();
+        let told = built.problems.to_string();
+        if expected.starts_with("warning") {
+            assert!(wanted.is_empty() && told.contains(expected), "{router}: {wanted:?} {told}");
+        } else {
+            assert_eq!(wanted.join(" "), expected, "{router}");
+            assert_eq!(built.problems.len(), usize::from(router.contains("passthrough")), "{told}");
+        }
+    }
+}

@@ -1,4 +1,5 @@
-//! Certificates that routers want somebody to get: their `tls.domains`, or else the hosts of their rules.
+//! Certificates that routers want somebody to get: their `tls.domains`, or else the hosts of their rules. What an entry point asks
+//! for holds for HTTP routers only, as in Traefik.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,8 +8,9 @@ use crate::config::router_tls::Domain;
 use crate::config::tls::DEFAULT;
 use crate::config::{RouterTls, Routing};
 use crate::problem::{Problem, Problems};
-use crate::snapshot::Route;
+use crate::snapshot::door::Door;
 use crate::snapshot::route_table::Routed;
+use crate::snapshot::{Route, TcpRoute};
 use crate::units::Name;
 
 use super::Kit;
@@ -36,7 +38,7 @@ pub(super) struct Wishes {
 impl Wishes {
     pub(super) fn build(
         routing: &Routing,
-        routes: &[Arc<Route>],
+        (routes, doors): (&[Arc<Route>], &[Arc<Door>]),
         previous: Option<&Self>,
         kit: &Kit,
         problems: &mut Problems,
@@ -62,6 +64,12 @@ impl Wishes {
                 }
             }
         }
+        // One that is served at several entry points has one certificate.
+        let tcp: BTreeMap<_, _> =
+            doors.iter().flat_map(|door| door.tcp().routes()).map(|route| (&route.name, &**route)).collect();
+        for route in tcp.into_values() {
+            work.tcp_router(routing, route);
+        }
         work.store(routing);
         let Work { wanted, hosts, .. } = work;
         Self { wanted: wanted.into_iter().collect(), hosts }
@@ -79,16 +87,12 @@ struct Work<'a> {
 impl Work<'_> {
     fn router(&mut self, name: &Name, route: &Arc<Route>, tls: &RouterTls) {
         let Some(resolver) = tls.cert_resolver.as_ref().filter(|_| !name.is_internal()) else { return };
-        if !self.kit.resolvers.contains(resolver) {
-            let message = format!("Router uses a nonexistent certificate resolver: {resolver}");
-            self.problems.push(Problem::warning(format!("http.routers.{name}.tls.certResolver"), message));
+        let path = format!("http.routers.{name}.tls.certResolver");
+        if !self.knows(resolver, &path) {
             return;
         }
         if !tls.domains.is_empty() {
-            for domain in &tls.domains {
-                self.add(resolver, domain.clone());
-            }
-            return;
+            return self.add_all(resolver, &tls.domains);
         }
         let before = self.previous.and_then(|previous| previous.hosts.get(name));
         let (_, hosts) = match before.filter(|(known, _)| Arc::ptr_eq(known, route)) {
@@ -99,14 +103,53 @@ impl Work<'_> {
                 (route.clone(), hosts)
             }
         };
+        self.add_hosts(resolver, &hosts, path);
+        self.hosts.insert(name.clone(), (route.clone(), hosts));
+    }
+
+    fn tcp_router(&mut self, routing: &Routing, route: &TcpRoute) {
+        let tls = routing.tcp.routers.get(&route.name).and_then(|router| router.tls.as_ref());
+        let Some((tls, resolver)) = tls.and_then(|tls| Some((tls, tls.cert_resolver.as_deref()?))) else { return };
+        let path = format!("tcp.routers.{}.tls.certResolver", route.name);
+        if resolver.is_empty() || !self.knows(resolver, &path) {
+            return;
+        }
+        if tls.passthrough {
+            let message = "is got, but this router shows no certificate: TLS is passed through";
+            self.problems.push(Problem::warning(&*path, message));
+        }
+        if !tls.domains.is_empty() {
+            return self.add_all(resolver, &tls.domains);
+        }
+        let names: Vec<_> = route.rule.names().into_iter().map(Into::into).collect();
+        self.add_hosts(resolver, &names, path);
+    }
+
+    /// Whether there is such a resolver; otherwise it is told.
+    fn knows(&mut self, resolver: &str, path: &str) -> bool {
+        let is_known = self.kit.resolvers.contains(resolver);
+        if !is_known {
+            let message = format!("Router uses a nonexistent certificate resolver: {resolver}");
+            self.problems.push(Problem::warning(path, message));
+        }
+        is_known
+    }
+
+    fn add_all(&mut self, resolver: &str, domains: &[Domain]) {
+        for domain in domains {
+            self.add(resolver, domain.clone());
+        }
+    }
+
+    /// One certificate for all hosts of a rule.
+    fn add_hosts(&mut self, resolver: &str, hosts: &[Box<str>], path: String) {
         match hosts.split_first() {
             Some((main, sans)) => self.add(resolver, Domain { main: main.clone(), sans: sans.into() }),
             None => {
                 let message = "the rule names no host, and there are no `tls.domains`: no certificate is got";
-                self.problems.push(Problem::warning(format!("http.routers.{name}.tls.certResolver"), message));
+                self.problems.push(Problem::warning(path, message));
             }
         }
-        self.hosts.insert(name.clone(), (route.clone(), hosts));
     }
 
     /// The default store's own wish.
