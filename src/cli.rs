@@ -149,9 +149,9 @@ pub struct CheckArgs {
 /// Flags of `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Method, as GET
+    /// Method, as GET; or TCP, TLS or UDP, for what comes before a request
     pub method: String,
-    /// URL as the client would ask for it
+    /// URL as the client would ask for it; HOST:PORT for TCP, TLS and UDP
     pub url: String,
     /// Header of the request, as 'Name: value'
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
@@ -159,6 +159,9 @@ pub struct ExplainArgs {
     /// The client's address
     #[arg(long, default_value = "127.0.0.1")]
     pub client: IpAddr,
+    /// Protocol that the client offers over TLS (ALPN), once for each; by default `h2` and `http/1.1` for a request
+    #[arg(long, value_name = "PROTOCOL")]
+    pub alpn: Vec<String>,
     /// Entry point that the request arrives at; by default the one that listens on the URL's port, else the first
     #[arg(long)]
     pub entry_point: Option<String>,

@@ -1,4 +1,4 @@
-//! `portcullis explain`: which router a request takes, why, and where it would go — decided by the code that serves.
+//! `portcullis explain`: which router a request or a connection takes, why, and where it would go — decided by the code that serves.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -12,12 +12,16 @@ use crate::app::App;
 use crate::check;
 use crate::cli::{self, Exit, ExplainArgs};
 use crate::control::status::Applied;
-use crate::exchange::{Client, Exchange, Original, RequestView, TlsFacts};
+use crate::exchange::{Client, ConnectionView, Exchange, Original, RequestView, TlsFacts};
 use crate::middleware::Flow;
 use crate::service::Service;
 use crate::snapshot::{Route, Target};
-use crate::traffic::http::{EntryPointHttp, forwarded, guard, upstream};
+use crate::traffic::http::{EntryPointHttp, forwarded, guard, is_misdirected, upstream};
 use crate::units::Name;
+
+mod connection;
+
+use connection::Requests;
 
 /// Explains the request on the command line.
 pub fn run(arguments: &ExplainArgs) -> Exit {
@@ -34,12 +38,24 @@ pub fn run(arguments: &ExplainArgs) -> Exit {
 }
 
 fn answer(arguments: &ExplainArgs) -> Result<String, String> {
-    let question = Question::read(&arguments.method, &arguments.url, &arguments.headers, arguments.client)?;
     let mut rest: Vec<String> = arguments.config_file.iter().map(|file| file.display().to_string()).collect();
     rest.extend(arguments.flags.iter().cloned());
+    match &*arguments.method {
+        "TCP" | "TLS" => return connect(arguments, &rest),
+        "UDP" => return send(arguments, &rest),
+        _ => {}
+    }
+    let question = Question::read(&arguments.method, &arguments.url, &arguments.headers, arguments.client)?;
+    let question = Question { protocols: protocols(&arguments.alpn, &["h2", "http/1.1"]), ..question };
     let offline = check::offline(&rest)?;
     let app = &offline.app;
-    let index = entry_point(app, arguments)?;
+    let index = match entry_point(app, &app.entry_points, arguments, question.port())? {
+        Some(index) => index,
+        None => {
+            let defaults = app.install.default_entry_points();
+            app.entry_points.iter().position(|name| defaults.contains(name)).unwrap_or_default()
+        }
+    };
     let is_trusted = app.trusts(index, question.client);
     let treated = app.http();
     let treated = treated.get(index).ok_or("there is no entry point")?;
@@ -47,22 +63,79 @@ fn answer(arguments: &ExplainArgs) -> Result<String, String> {
     offline.runtime.block_on(explain(&question, &applied, (index, is_trusted), treated))
 }
 
-/// The entry point that is named, that listens on the URL's port, or the first one that routers use by default.
-fn entry_point(app: &App, arguments: &ExplainArgs) -> Result<usize, String> {
-    if let Some(wanted) = &arguments.entry_point {
-        let known = || app.entry_points.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
-        return app
-            .entry_points
-            .iter()
-            .position(|name| name.as_str() == wanted)
-            .ok_or_else(|| format!("entry point `{wanted}` does not exist; there are: {}", known()));
+/// Explains a connection.
+fn connect(arguments: &ExplainArgs, rest: &[String]) -> Result<String, String> {
+    let (host, port) = host_and_port(&arguments.url)?;
+    let offline = check::offline(rest)?;
+    let app = &offline.app;
+    let index = entry_point(app, &app.entry_points, arguments, port)?;
+    let index = index.ok_or_else(|| format!("no entry point listens on port {port}; name one by --entry-point"))?;
+    let applied = app.status.applied().ok_or("no configuration could be applied")?;
+    let door = applied.snapshot.doors.get(index).ok_or("the entry point has no routes")?;
+    let (name, protocols) = (server_name(host), protocols(&arguments.alpn, &[]));
+    let connection = ConnectionView { server_name: name.as_deref(), protocols: &protocols, client: arguments.client };
+    let mut out = String::new();
+    let Some(entry_point) = app.entry_points.get(index) else { return Err("there is no entry point".to_owned()) };
+    let _ = writeln!(
+        out,
+        "connection   {} to {} from {} at entry point {entry_point}",
+        arguments.method, arguments.url, arguments.client
+    );
+    let is_tls = arguments.method == "TLS";
+    if let Requests::Follow(_) = connection::tell(&mut out, door, &connection, is_tls) {
+        out.push_str("TCP router   none takes it: HTTP is spoken, ask for a request\n");
+        connection::tell_losers(&mut out, door, None, &connection, is_tls);
     }
-    let url: http::Uri = arguments.url.parse().map_err(|error| format!("not a URL: {error}"))?;
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
+    Ok(out)
+}
+
+/// Explains a datagram.
+fn send(arguments: &ExplainArgs, rest: &[String]) -> Result<String, String> {
+    let (_, port) = host_and_port(&arguments.url)?;
+    let offline = check::offline(rest)?;
+    let app = &offline.app;
+    let names = app.udp_entry_points();
+    let index = entry_point(app, &names, arguments, port)?;
+    let index = index.ok_or_else(|| format!("no entry point for UDP listens on port {port}"))?;
+    let applied = app.status.applied().ok_or("no configuration could be applied")?;
+    let mut out = String::new();
+    let name = names.get(index).map(Name::as_str).unwrap_or_default();
+    let _ = writeln!(out, "datagram     from {} at entry point {name}", arguments.client);
+    connection::tell_datagrams(&mut out, applied.snapshot.udp.get(index).and_then(Option::as_deref));
+    Ok(out)
+}
+
+/// The entry point among `names` that is named, or that listens on `port`.
+fn entry_point(app: &App, names: &[Name], arguments: &ExplainArgs, port: u16) -> Result<Option<usize>, String> {
+    if let Some(wanted) = &arguments.entry_point {
+        let known = || names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        let found = names.iter().position(|name| name.as_str() == wanted);
+        return match found {
+            Some(index) => Ok(Some(index)),
+            None => Err(format!("entry point `{wanted}` does not exist; there are: {}", known())),
+        };
+    }
     let listens = |name: &Name| app.install.entry_points.get(name).is_some_and(|found| found.address.port == port);
-    let defaults = app.install.default_entry_points();
-    let found = app.entry_points.iter().position(listens);
-    Ok(found.or_else(|| app.entry_points.iter().position(|name| defaults.contains(name))).unwrap_or_default())
+    Ok(names.iter().position(listens))
+}
+
+/// `HOST:PORT`, where the host may be left out.
+fn host_and_port(text: &str) -> Result<(&str, u16), String> {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    parts.ok_or_else(|| format!("`{text}` is not of the form `host:port`"))
+}
+
+/// The name that a client of `host` asks for: an address is none (RFC 6066, section 3).
+fn server_name(host: &str) -> Option<String> {
+    let is_address = host.starts_with('[') || host.parse::<IpAddr>().is_ok();
+    Some(host.to_ascii_lowercase()).filter(|host| !is_address && !host.is_empty())
+}
+
+fn protocols(written: &[String], usual: &[&str]) -> Vec<Box<[u8]>> {
+    if written.is_empty() {
+        return usual.iter().map(|name| name.as_bytes().into()).collect();
+    }
+    written.iter().map(|name| name.as_bytes().into()).collect()
 }
 
 /// How many losing routers are told.
@@ -79,6 +152,8 @@ pub struct Question {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Who asks.
     pub client: IpAddr,
+    /// The protocols that the client offers, if it asks over TLS.
+    pub protocols: Vec<Box<[u8]>>,
 }
 
 impl Question {
@@ -100,7 +175,15 @@ impl Question {
                 Ok((name, value))
             })
             .collect::<Result<_, String>>()?;
-        Ok(Self { method: method.to_owned(), url, headers, client })
+        Ok(Self { method: method.to_owned(), url, headers, client, protocols: Vec::new() })
+    }
+
+    fn is_https(&self) -> bool {
+        self.url.scheme_str() == Some("https")
+    }
+
+    fn port(&self) -> u16 {
+        self.url.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
     }
 
     /// The request as it would arrive.
@@ -131,12 +214,19 @@ pub async fn explain(
 ) -> Result<String, String> {
     let mut out = String::new();
     let mut request = question.request()?;
-    let client = Arc::new(Client { trusted: is_trusted, ..client(question, index, entry_point) });
     let _ = writeln!(
         out,
         "request      {} {} from {} at entry point {}",
         question.method, question.url, question.client, entry_point.name
     );
+    let door = applied.snapshot.doors.get(index).ok_or("the entry point has no routes")?;
+    let name = question.url.host().and_then(server_name);
+    let connection =
+        ConnectionView { server_name: name.as_deref(), protocols: &question.protocols, client: question.client };
+    let Requests::Follow(tls) = connection::tell(&mut out, door, &connection, question.is_https()) else {
+        return Ok(out);
+    };
+    let client = Arc::new(Client { trusted: is_trusted, ..client(question, index, entry_point, tls) });
     let canonical = guard::canonicalize(&mut request, &entry_point.guard);
     let address = client.address_text();
     forwarded::receive(&mut request, &client, &address, &entry_point.forwarded);
@@ -154,6 +244,12 @@ pub async fn explain(
         client.address(),
     );
     let _ = writeln!(out, "seen as      host {} path {}", view.host, view.path);
+    if client.tls.as_ref().is_some_and(|tls| is_misdirected(door, tls, &view.host)) {
+        out.push_str(
+            "refused      421 misdirected: other TLS options hold for that host than the connection was made with\n",
+        );
+        return Ok(out);
+    }
     let tables = if client.tls.is_some() { &applied.snapshot.https } else { &applied.snapshot.http };
     let Some(table) = tables.get(index) else { return Err("the entry point has no routes".to_owned()) };
     let route = table.find(&view).cloned();
@@ -176,18 +272,14 @@ pub async fn explain(
     Ok(out)
 }
 
-fn client(question: &Question, index: usize, entry_point: &EntryPointHttp) -> Client {
-    let https = question.url.scheme_str().is_some_and(|scheme| scheme == "https");
+fn client(question: &Question, index: usize, entry_point: &EntryPointHttp, tls: Option<TlsFacts>) -> Client {
     Client {
         entry_point: entry_point.name.clone(),
         entry_point_index: index,
         peer: SocketAddr::new(question.client, 40000),
-        local: SocketAddr::new(
-            IpAddr::from([127, 0, 0, 1]),
-            question.url.port_u16().unwrap_or(if https { 443 } else { 80 }),
-        ),
+        local: SocketAddr::new(IpAddr::from([127, 0, 0, 1]), question.port()),
         trusted: false,
-        tls: https.then(|| Arc::new(TlsFacts::default())),
+        tls: tls.map(Arc::new),
     }
 }
 

@@ -203,6 +203,11 @@ impl App {
         door.is_some_and(|door| door.forwarders.contains(peer))
     }
 
+    /// Names of the entry points for UDP, in the order of their routes.
+    pub fn udp_entry_points(&self) -> Vec<Name> {
+        options::udp_entry_points(&self.install).map(|(name, _)| name.clone()).collect()
+    }
+
     /// How HTTP requests of each entry point are treated.
     pub fn http(&self) -> Box<[EntryPointHttp]> {
         options::tcp_entry_points(&self.install)

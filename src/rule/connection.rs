@@ -83,6 +83,21 @@ impl ConnectionRule {
         self.predicate.test(&|matcher| matcher.matches(connection))
     }
 
+    /// What the connection fails at, for people. `None`: it meets the rule.
+    pub fn first_failure(&self, connection: &ConnectionView<'_>) -> Option<String> {
+        let failed = self.predicate.first_failure(&|matcher| matcher.matches(connection))?;
+        let name = connection.server_name.map_or("no name is asked for".to_owned(), |name| format!("name is `{name}`"));
+        let offered =
+            connection.protocols.iter().map(|name| String::from_utf8_lossy(name)).collect::<Vec<_>>().join(", ");
+        let said = match failed.matchers().next()?.0 {
+            ConnectionMatcher::HostSni(_) | ConnectionMatcher::HostSniRegexp(_) => name,
+            ConnectionMatcher::ClientIp(_) => format!("client is {}", connection.client),
+            ConnectionMatcher::Alpn(_) if offered.is_empty() => "no protocol is offered".to_owned(),
+            ConnectionMatcher::Alpn(_) => format!("offered are {offered}"),
+        };
+        Some(format!("{failed}: {said}"))
+    }
+
     /// Whether it is ``HostSNI(`*`)`` and nothing else: such a router takes what nobody else wants.
     pub fn is_catch_all(&self) -> bool {
         matches!(&self.predicate, Predicate::Is(ConnectionMatcher::HostSni(name)) if &**name == "*")

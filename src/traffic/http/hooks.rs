@@ -215,7 +215,7 @@ impl ProxyHttp for Hooks {
 
 /// Whether a request asks for a host whose TLS options are not those that its connection was made with: a client without a
 /// certificate must not get to one host by a handshake for another, nor by one from before it had to show one.
-fn is_misdirected(door: &Door, tls: &TlsFacts, host: &str) -> bool {
+pub(crate) fn is_misdirected(door: &Door, tls: &TlsFacts, host: &str) -> bool {
     let made_with = tls.options.as_deref().unwrap_or_default();
     let Terms { name, options } = door.terms(Some(host));
     name.as_str() != made_with || options.as_ref().is_some_and(|now| *now.client_demands() != tls.client_demands)

@@ -29,6 +29,7 @@ pub mod upstream;
 pub use forwarded::ForwardedOptions;
 pub use guard::{EncodedCharacters, GuardOptions, Underscores};
 pub use hooks::Hooks;
+pub(crate) use hooks::is_misdirected;
 
 /// How one entry point treats its HTTP requests.
 #[derive(Debug)]
