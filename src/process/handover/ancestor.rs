@@ -345,6 +345,8 @@ impl Life {
     }
 
     fn ask_to_end(&self) {
+        // First of all: whoever comes to accept while the signal is on its way must learn that nobody waits for it.
+        self.channel.stop_listening();
         self.send(rustix::process::Signal::TERM);
     }
 

@@ -8,7 +8,8 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair,
+    sockopt,
 };
 use tokio::io::Interest;
 
@@ -79,6 +80,13 @@ impl Channel {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(PollFlags::OUT, deadline)?,
                 other => return other,
             }
+        }
+    }
+
+    /// From now on the other end cannot say anything any more, and notices when it tries.
+    pub(super) fn stop_listening(&self) {
+        if let Err(error) = shutdown(&self.socket, Shutdown::Read) {
+            log::warn!("cannot close the channel to the other process: {error}");
         }
     }
 
