@@ -147,7 +147,7 @@ pub struct Common {
 }
 
 /// Highest priority that a router may have; above it are those that the gateway makes itself.
-const PRIORITY_LIMIT: i64 = i64::MAX - 1000;
+pub const MAX_USER_PRIORITY: i64 = i64::MAX - 1000;
 
 impl Router {
     /// Reads a router out of a checked tree. By hand and not by serde, because there may be a million of them.
@@ -173,8 +173,11 @@ impl Router {
                     common.rule_syntax = problems.keep(read).flatten();
                 }
                 ("priority", Value::Int(priority)) => {
-                    let read = read_priority(*priority).map_err(|problem| problem.placed(sources.place(node.span)));
-                    common.priority = problems.keep(read).flatten();
+                    if *priority > MAX_USER_PRIORITY {
+                        problems.push(too_high(*priority).placed(sources.place(node.span)));
+                    }
+                    // Whoever asks for more is ranked at the top, where its place is kept.
+                    common.priority = Some(*priority).filter(|it| *it != 0).map(|it| it.min(MAX_USER_PRIORITY));
                 }
                 ("tls", _) => common.tls = Some(Box::new(RouterTls::read(node, names))),
                 ("observability", _) => common.observability = Observability::read(node),
@@ -189,12 +192,10 @@ impl Router {
     }
 }
 
-fn read_priority(written: i64) -> Result<Option<i64>, Problem> {
-    if written > PRIORITY_LIMIT {
-        let message = format!("the router priority {written} exceeds the max user-defined priority {PRIORITY_LIMIT}");
-        return Err(Problem::at("priority", message));
-    }
-    Ok(Some(written).filter(|priority| *priority != 0))
+/// What is wrong with a priority above [`MAX_USER_PRIORITY`].
+pub fn too_high(priority: i64) -> Problem {
+    let message = format!("the router priority {priority} exceeds the max user-defined priority {MAX_USER_PRIORITY}");
+    Problem::at("priority", message)
 }
 
 fn read_syntax(text: &str) -> Result<Option<RuleSyntax>, Problem> {

@@ -97,6 +97,11 @@ impl Routing {
             reader.objects(("http", http), "serversTransports", &mut broken.servers_transports, settings);
         http_of.services = reader.objects(("http", http), "services", &mut broken.services, settings);
         http_of.routers = reader.objects(("http", http), "routers", &mut broken.routers, Router::read);
+        // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router below it, which
+        // may ask for less.
+        for (name, remains) in &mut broken.routers {
+            http_of.routers.extend(remains.rest.take().map(|router| (name.clone(), router)));
+        }
         let tcp = ("tcp", root.get("tcp").unwrap_or(&nothing));
         let tcp_of = &mut routing.tcp;
         let tcp_broken = &mut tcp_of.broken;
@@ -121,7 +126,7 @@ impl Routing {
             match &*object.kind {
                 "tcp.routers" => {
                     let (mut remains, whole) = reader.remains::<tcp::Router>(object, settings);
-                    // It keeps its place for the same reason.
+                    // It keeps its place as long as its rule can be read, as a broken HTTP router does.
                     if whole && let Some(mut router) = remains.rest.take_if(|router| !router.rule.is_empty()) {
                         if router.tls.is_none() && is_wrong(object, "tls") {
                             Arc::make_mut(&mut router).tls = Some(tcp::RouterTls::default());
@@ -149,10 +154,9 @@ impl Routing {
                     tls_of.broken.stores.insert(tls::named(name), remains);
                 }
                 "http.routers" => {
-                    let (mut remains, whole) = reader.remains(object, Router::read);
-                    // A broken router keeps its place as long as its rule can be read: its requests must not fall to a router
-                    // below it, which may ask for less.
-                    if whole && let Some(mut router) = remains.rest.take() {
+                    let (mut remains, _) = reader.remains(object, Router::read);
+                    // It keeps its place too.
+                    if let Some(mut router) = remains.rest.take() {
                         // With a section of which nothing can be read it is one for TLS all the same.
                         if router.common.tls.is_none() && is_wrong(object, "tls") {
                             let common = &mut Arc::make_mut(&mut router).common;

@@ -56,6 +56,25 @@ async fn a_broken_guard_lets_nobody_in() {
     }
 }
 
+/// A router that asks for a higher rank than there is keeps the highest, and is closed.
+#[tokio::test]
+async fn a_router_ranked_too_high_lets_nobody_by() {
+    let server = Server::echo().await;
+    let routing = format!(
+        "http:
+  routers:
+    high: {{rule: 'PathPrefix(`/guarded`)', service: s, priority: 9223372036854775807}}
+    low: {{rule: 'PathPrefix(`/`)', service: s, priority: 1000}}
+  services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}
+",
+        server.url()
+    );
+    let gateway = Gateway::with(routing).await;
+    assert_eq!(gateway.connect().await.get("/guarded", "").await.status, 503);
+    assert_eq!(server.count(), 0);
+    assert_eq!(gateway.connect().await.get("/other", "").await.status, 200);
+}
+
 /// A reload that breaks a guard keeps its router closed, or what was there before.
 #[tokio::test]
 async fn a_guard_that_breaks_later_lets_nobody_in() {

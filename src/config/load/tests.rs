@@ -271,7 +271,8 @@ fn routers_are_read_compactly_and_written_back() {
             },
             "b@file": {
                 "rule": "Host(`b`)", "service": "s@file", "entryPoints": ["web"], "middlewares": ["m@file", "n@docker"]
-            }
+            },
+            "d@file": {"rule": "Host(`d`)", "priority": i64::MAX - 1000}
         })
     );
     assert!(Arc::ptr_eq(&http.routers["a@file"].common.middlewares, &http.routers["b@file"].common.middlewares));

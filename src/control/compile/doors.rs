@@ -1,6 +1,6 @@
 //! Doors: the hosts of routers for TLS, each with the TLS options that hold for it.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use crate::config::{RouterTls, Routing};
@@ -25,7 +25,7 @@ pub(super) fn build(
     problems: &mut Problems,
     kit: &Kit,
 ) -> Box<[Arc<Door>]> {
-    let mut work = Work { routing, tls, problems, told: BTreeMap::new() };
+    let mut work = Work { routing, tls, problems, told: BTreeSet::new() };
     let doors = kit.entry_points.iter().zip(tables).zip(tcp);
     doors.map(|((entry_point, table), tcp)| Arc::new(work.door(entry_point, table, tcp))).collect()
 }
@@ -34,8 +34,8 @@ struct Work<'a> {
     routing: &'a Routing,
     tls: &'a Tls,
     problems: &'a mut Problems,
-    /// Routers of which something was told, so that it is told once for all their entry points.
-    told: BTreeMap<Name, ()>,
+    /// What was told of which router, so that it is told once for all its entry points.
+    told: BTreeSet<(Name, String)>,
 }
 
 /// The options of one host, and who asked for them.
@@ -158,7 +158,7 @@ impl Work<'_> {
     }
 
     fn tell(&mut self, name: &Name, problem: Problem) {
-        if self.told.insert(name.clone(), ()).is_none() {
+        if self.told.insert((name.clone(), problem.message.to_string())) {
             self.problems.push(problem.under(&format!("http.routers.{name}")));
         }
     }

@@ -22,9 +22,6 @@ use super::entry_points::Positions;
 use super::middlewares::{Bench, Gap};
 use super::{Built, EntryPointModel, Kit};
 
-/// The largest priority that users may set: those above belong to the gateway's own routers (Traefik: `MaxInt - 1000`).
-pub(super) const MAX_USER_PRIORITY: i64 = i64::MAX - 1000;
-
 /// The routes of all routers, in the order of their names. A router has one for each group of entry points that put the same
 /// middlewares before it, in the order in which it names them.
 type Routes = Box<[Arc<Route>]>;
@@ -332,12 +329,6 @@ impl<'a> Work<'a, '_> {
         }
         let priority = match router.common.priority {
             None | Some(0) => router.rule.len() as i64,
-            Some(above) if above > MAX_USER_PRIORITY && !name.is_internal() => {
-                let message =
-                    format!("the router priority {above} exceeds the max user-defined priority {MAX_USER_PRIORITY}");
-                self.tell(name, Problem::at("priority", message));
-                return None;
-            }
             Some(written) => written,
         };
         Some(Read { asked: route::kept(rule, syntax), priority })
