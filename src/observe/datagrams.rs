@@ -14,7 +14,7 @@ pub struct DatagramMeters {
     evicted: AtomicU64,
     /// Datagrams and bytes, from clients and to clients. Each datagram writes here.
     carried: [Padded<[AtomicU64; 2]>; Direction::ALL.len()],
-    dropped: [AtomicU64; Drop::ALL.len()],
+    dropped: [AtomicU64; Lost::ALL.len()],
 }
 
 /// Which way a datagram goes.
@@ -32,7 +32,7 @@ impl Direction {
 
 /// Why a datagram went nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drop {
+pub enum Lost {
     /// There are as many sessions as may be, and none of them can be given up for it.
     TooMany,
     /// No router takes what comes in there, or it is broken.
@@ -49,7 +49,7 @@ pub enum Drop {
     NotReturned,
 }
 
-impl Drop {
+impl Lost {
     pub(super) const ALL: [(Self, &'static str); 7] = [
         (Self::TooMany, "too-many"),
         (Self::NoRouter, "no-router"),
@@ -95,7 +95,7 @@ impl DatagramMeters {
     }
 
     /// Counts a datagram that was dropped.
-    pub fn dropped(&self, reason: Drop) {
+    pub fn dropped(&self, reason: Lost) {
         self.dropped[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -116,7 +116,7 @@ impl DatagramMeters {
     }
 
     /// Datagrams that were dropped for this reason.
-    pub fn drops(&self, reason: Drop) -> u64 {
+    pub fn drops(&self, reason: Lost) -> u64 {
         self.dropped[reason as usize].load(Ordering::Relaxed)
     }
 }

@@ -11,7 +11,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use crate::exchange::Fault;
 use crate::problem::Problem;
 
-use super::datagrams::{DatagramMeters, Direction, Drop};
+use super::datagrams::{DatagramMeters, Direction, Lost};
 use super::log;
 use super::meters::{EntryPointMeters, Meter, Refusal, ServiceMeters, Transport};
 use super::metrics::Metrics;
@@ -94,6 +94,7 @@ const FAMILIES: &[Family] = &[
     family::TCP_RECEIVED,
     family::TCP_SENT,
     family::TCP_SECONDS,
+    family::TCP_SERVER_UP,
     family::ACCESS_LOG_DROPS,
     family::LOG_DROPS,
     family::CONFIG_RELOAD_FAILURES,
@@ -232,6 +233,15 @@ impl Live {
         }
         drop(used);
         self.metrics.connections.lock().remove(unused);
+        let (used, unused) = self.metrics.tcp_services.lock().all();
+        for meters in used.iter().chain(&unused) {
+            meters.servers.each(|address, up| {
+                let labels = [("address", address), ("service", &*meters.name)];
+                page.add(family::TCP_SERVER_UP, &labels, f64::from(u8::from(up)));
+            });
+        }
+        drop(used);
+        self.metrics.tcp_services.lock().remove(unused);
     }
 
     fn collect_service(&self, page: &mut Page, meters: &ServiceMeters) {
@@ -251,7 +261,7 @@ impl Live {
             let name = &*meters.name;
             add_datagrams(page, (&family::UDP_ENTRY_POINT, ("entrypoint", name)), meters);
             page.add(family::UDP_EVICTIONS, &[("entrypoint", name)], meters.evictions() as f64);
-            for (drop, reason) in Drop::ALL {
+            for (drop, reason) in Lost::ALL {
                 if meters.drops(drop) > 0 {
                     let labels = [("entrypoint", name), ("reason", reason)];
                     page.add(family::UDP_DROPS, &labels, meters.drops(drop) as f64);

@@ -1,7 +1,5 @@
 //! Handles resolved when routes are built: no label look-up per request.
 
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +7,7 @@ use crate::exchange::Fault;
 
 use super::observation::{Key, SUITES, suite};
 use super::series::{Line, Series, Shape, Totals, add, read};
+use super::servers::ServerStates;
 use super::shard::Padded;
 
 pub use super::observation::{HeaderValues, Observation, Protocol};
@@ -206,14 +205,7 @@ pub struct ServiceMeters {
     pub(super) name: Arc<str>,
     pub(super) meter: Meter,
     retries: AtomicU64,
-    servers: Mutex<Option<Box<Servers>>>,
-}
-
-#[derive(Debug, Default)]
-struct Servers {
-    up: BTreeMap<Box<str>, bool>,
-    /// Whether `up` names all servers that there are.
-    complete: bool,
+    servers: ServerStates,
 }
 
 impl ServiceMeters {
@@ -243,13 +235,7 @@ impl ServiceMeters {
         if !self.is_counted() {
             return;
         }
-        let mut servers = self.servers.lock();
-        let servers = servers.get_or_insert_default();
-        match servers.up.get_mut(url) {
-            Some(state) => *state = up,
-            None if servers.complete => {}
-            None => _ = servers.up.insert(url.into(), up),
-        }
+        self.servers.set(url, up);
     }
 
     /// Says which servers there are. New ones count as up; those that are not named lose their series.
@@ -257,10 +243,7 @@ impl ServiceMeters {
         if !self.is_counted() {
             return;
         }
-        let mut servers = self.servers.lock();
-        let servers = servers.get_or_insert_default();
-        let up = urls.into_iter().map(|url| (url.into(), servers.up.get(url).copied().unwrap_or(true))).collect();
-        **servers = Servers { up, complete: true };
+        self.servers.set_all(urls);
     }
 
     /// Whether anybody asked for it. If not, all services share one of these, and it learns nothing.
@@ -273,10 +256,8 @@ impl ServiceMeters {
     }
 
     /// Each server, and whether it is up.
-    pub(super) fn each_server(&self, mut see: impl FnMut(&str, bool)) {
-        if let Some(servers) = &*self.servers.lock() {
-            servers.up.iter().for_each(|(url, up)| see(url, *up));
-        }
+    pub(super) fn each_server(&self, see: impl FnMut(&str, bool)) {
+        self.servers.each(see);
     }
 }
 

@@ -14,6 +14,7 @@ use super::datagrams::DatagramMeters;
 use super::labels::HeaderLabels;
 use super::meters::{EntryPointMeters, HeaderValues, RouterMeters, ServiceMeters};
 use super::series::Shape;
+use super::servers::TcpServiceMeters;
 
 pub(super) mod family;
 mod settings;
@@ -40,6 +41,7 @@ pub struct Metrics {
     pub(super) udp_entry_points: Mutex<Table<DatagramMeters>>,
     pub(super) udp_services: Mutex<Table<DatagramMeters>>,
     pub(super) connections: Mutex<Table<ConnectionMeters>>,
+    pub(super) tcp_services: Mutex<Table<TcpServiceMeters>>,
     /// What all services have if they are not counted.
     uncounted: Arc<ServiceMeters>,
     pub(super) process: Counters,
@@ -111,6 +113,7 @@ impl Metrics {
             udp_entry_points: Mutex::default(),
             udp_services: Mutex::default(),
             connections: Mutex::default(),
+            tcp_services: Mutex::default(),
             uncounted: Arc::default(),
             process: Counters::default(),
         }
@@ -158,6 +161,14 @@ impl Metrics {
     /// The meters of a TCP router's connections to its service.
     pub fn connections(&self, router: &str, service: &str) -> Arc<ConnectionMeters> {
         self.connections.lock().find((router, service), || ConnectionMeters::new(router, service))
+    }
+
+    /// What is told of a TCP service's servers; idle if services are not counted.
+    pub fn tcp_service(&self, name: &str) -> Arc<TcpServiceMeters> {
+        if !self.scopes.services {
+            return Arc::default();
+        }
+        self.tcp_services.lock().find((name, ""), || TcpServiceMeters::new(name))
     }
 
     /// What `headerLabels` makes of a request's header fields. Without such labels it costs nothing.

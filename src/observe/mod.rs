@@ -7,6 +7,7 @@ pub mod export;
 pub mod log;
 pub mod meters;
 pub mod metrics;
+pub mod servers;
 
 mod calendar;
 mod escape;

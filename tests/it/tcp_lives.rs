@@ -254,18 +254,23 @@ async fn many_at_once_leave_nothing_behind() {
     assert_eq!((&router["priority"], &router["status"]), (&(-1).into(), &"enabled".into()), "{router}");
 }
 
-#[tokio::test]
-async fn a_server_that_does_not_answer_costs_its_time_and_no_more() {
-    // A full queue: the kernel takes no more connections, and refuses none.
+/// A server that says nothing to whoever connects: its queue is full, so the kernel takes no more connections, and refuses none.
+async fn silent() -> (SocketAddr, impl Sized) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let full = socket.local_addr().unwrap();
-    let _listener = socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap();
+    let listener = socket.listen(0).unwrap();
     let mut waiting = Vec::new();
-    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(full)).await {
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
         waiting.push(stream.unwrap());
         assert!(waiting.len() < 100);
     }
+    (address, (listener, waiting))
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_costs_its_time_and_no_more() {
+    let (full, _silence) = silent().await;
     let well = parrot("well ").await;
     let gateway = Gateway::setup()
         .entry_point("alone")
@@ -286,6 +291,70 @@ async fn a_server_that_does_not_answer_costs_its_time_and_no_more() {
     let line = gateway.logged(|line| line["RouterName"] == "alone@file").await;
     assert_eq!(line["ending"], "connect-timeout");
     assert!(line["ServiceAddr"].is_null());
+}
+
+#[tokio::test]
+async fn servers_that_do_not_answer_cost_no_more_than_two_of_them() {
+    let mut servers = Vec::new();
+    let mut silence = Vec::new();
+    for _ in 0..6 {
+        let (address, held) = silent().await;
+        servers.push(address);
+        silence.push(held);
+    }
+    let services = service("web", &servers, ", serversTransport: brief");
+    let transport = "  serversTransports: {brief: {dialTimeout: 1s}}\n";
+    let gateway = Gateway::with(all_to(&["web"], &services, transport)).await;
+    let began = Instant::now();
+    assert_eq!(chat(gateway.address(), "x").await, "");
+    let lasted = began.elapsed();
+    assert!(lasted >= Duration::from_millis(1900) && lasted < Duration::from_secs(5), "{lasted:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_has_gone_is_not_connected_for_any_longer() {
+    let (full, _silence) = silent().await;
+    let authority = Authority::new();
+    let pair = authority.certify(&["end.test"]);
+    let gateway = Gateway::setup()
+        .flag("metrics.prometheus.entryPoint=traefik")
+        .entry_point("traefik")
+        .entry_point("sealed")
+        .dynamic(format!(
+            "tcp:
+  routers:
+    web: {{rule: 'HostSNI(`*`)', service: web, entryPoints: [web], middlewares: [one]}}
+    sealed: {{rule: 'HostSNI(`*`)', service: web, entryPoints: [sealed], tls: {{}}, middlewares: [one]}}
+  middlewares: {{one: {{inFlightConn: {{amount: 1}}}}}}
+  services:
+{}tls: {{certificates: [{{certFile: {}, keyFile: {}}}]}}
+",
+            service("web", &[full], ""),
+            quoted(&pair.certificate),
+            quoted(&pair.key),
+        ))
+        .start()
+        .await;
+    let config = Arc::new(authority.client(&[], None));
+    // Each needs the place that the one before has held.
+    let mut gone = Vec::new();
+    for router in ["web@file", "sealed@file", "web@file"] {
+        let client = match router {
+            "web@file" => TcpStream::connect(gateway.address()).await.unwrap(),
+            _ => shake_hands(&config, gateway.address_of("sealed"), "end.test").await.unwrap().into_inner().0,
+        };
+        let open = format!("portcullis_tcp_open_connections{{router=\"{router}\",service=\"web@file\"}} 1");
+        let mut metrics = Peer::connect(gateway.address_of("traefik")).await;
+        soon(async { while !metrics.get("/metrics", "").await.text().contains(&open) {} }).await;
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        gone.push((router.to_owned(), "broken".to_owned()));
+        let said = |line: &serde_json::Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        let ended =
+            || gateway.access_log().iter().map(|it| (said(it, "RouterName"), said(it, "ending"))).collect::<Vec<_>>();
+        until(|| ended().len() >= gone.len()).await;
+        assert_eq!(ended(), gone);
+    }
 }
 
 #[tokio::test]
@@ -428,7 +497,13 @@ async fn reloads_keep_health_and_counts() {
             service("s", &[well, ill], ", healthCheck: {interval: 100ms, expect: well}")
         )
     };
-    let gateway = Gateway::setup().entry_point("other").dynamic(text("")).start().await;
+    let gateway = Gateway::setup()
+        .flag("metrics.prometheus.entryPoint=traefik")
+        .entry_point("traefik")
+        .entry_point("other")
+        .dynamic(text(""))
+        .start()
+        .await;
     until(|| gateway.log().contains("server is down")).await;
     let mut first = gateway.connect().await;
     assert_eq!(first.bytes(5).await, b"well ");
@@ -446,6 +521,11 @@ async fn reloads_keep_health_and_counts() {
     assert_eq!(first.bytes(2).await, b"me");
     let downs = gateway.log().matches("server is down").count();
     assert_eq!(downs, 1, "it is told once");
+    let page = Peer::connect(gateway.address_of("traefik")).await.get("/metrics", "").await;
+    for (address, up) in [(well, 1), (ill, 0)] {
+        let wanted = format!("portcullis_tcp_server_up{{address=\"{address}\",service=\"s@file\"}} {up}");
+        assert!(page.text().contains(&wanted), "{wanted}\n{}", page.text());
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::config::http::{MAX_USER_PRIORITY, too_high};
 use crate::config::install::RuleSyntax;
 use crate::config::tcp::{Router, Tcp as Written};
 use crate::middleware::tcp::Middleware;
@@ -16,7 +17,7 @@ use crate::snapshot::{TcpRoute, TcpTable, TcpTarget, TcpTls};
 use crate::units::Name;
 
 use super::entry_points::Positions;
-use super::http::{MAX_USER_PRIORITY, rank};
+use super::http::rank;
 use super::services::still_in_force;
 use super::tls::Tls;
 use super::{Built, Kit};
@@ -193,13 +194,14 @@ impl Services<'_> {
         }
         let transport = self.transport(name, balancer)?;
         let before = self.before.and_then(|(_, tcp)| tcp.services.get(name));
+        let meters = self.kit.metrics.tcp_service(name.as_str());
         let Some(Service::Servers(old)) = before.map(|service| &**service) else {
-            return Ok(Arc::new(Service::Servers(Pool::build(name, balancer, transport, None)?)));
+            return Ok(Arc::new(Service::Servers(Pool::build(name, balancer, transport, meters, None)?)));
         };
         let was = self.before.and_then(|(written, _)| written.services.get(name)?.load_balancer.as_ref());
         match before.filter(|_| was == Some(balancer) && Arc::ptr_eq(&old.transport, &transport)) {
             Some(kept) => Ok(kept.clone()),
-            None => Ok(Arc::new(Service::Servers(Pool::build(name, balancer, transport, Some(old))?))),
+            None => Ok(Arc::new(Service::Servers(Pool::build(name, balancer, transport, meters, Some(old))?))),
         }
     }
 
@@ -280,7 +282,8 @@ fn priority(router: &Router, rule: &ConnectionRule) -> i64 {
     match router.priority {
         0 if rule.is_catch_all() => -1,
         0 => router.rule.len() as i64,
-        written => written,
+        // Whoever asks for more is ranked at the top, where its place is kept.
+        written => written.min(MAX_USER_PRIORITY),
     }
 }
 
@@ -330,7 +333,7 @@ impl Routers<'_> {
 
     /// `None`: nobody can say which connections are meant.
     fn route(&mut self, name: &Name, router: &Router) -> Option<TcpRoute> {
-        let target = self.target(name, router);
+        let mut target = self.target(name, router);
         let syntax = match router.rule_syntax.unwrap_or(self.kit.default_syntax) {
             RuleSyntax::V2 => Syntax::V2,
             RuleSyntax::V3 => Syntax::V3,
@@ -356,12 +359,8 @@ impl Routers<'_> {
             return None;
         }
         if router.priority > MAX_USER_PRIORITY {
-            let message = format!(
-                "the router priority {} exceeds the max user-defined priority {MAX_USER_PRIORITY}",
-                router.priority
-            );
-            self.tell(name, Problem::at("priority", message));
-            return None;
+            self.tell(name, too_high(router.priority));
+            target = TcpTarget::Disabled;
         }
         let priority = priority(router, &rule);
         let tls = match &router.tls {

@@ -127,6 +127,8 @@ pub(in crate::observe) const TCP_SENT: Family =
     counter("portcullis_tcp_sent_bytes_total", "Bytes to clients of TCP connections that have ended.");
 pub(in crate::observe) const TCP_SECONDS: Family =
     counter("portcullis_tcp_connection_seconds_total", "How long TCP connections lasted that have ended, in seconds.");
+pub(in crate::observe) const TCP_SERVER_UP: Family =
+    gauge("portcullis_tcp_server_up", "Whether a server of a TCP service is up (1) or down (0).");
 pub(in crate::observe) const ACCESS_LOG_DROPS: Family =
     counter("portcullis_access_log_dropped_lines_total", "Lines that the access log has lost.");
 pub(in crate::observe) const LOG_DROPS: Family =

@@ -16,6 +16,7 @@ use tokio::task::AbortHandle;
 use super::Selection;
 use super::health::{self, Plan};
 use super::transport::{ProxyProtocol, Transport, Version};
+use crate::observe::servers::TcpServiceMeters;
 use crate::problem::{Problem, Problems, all, each};
 use crate::service::probe;
 use crate::service::resolve::{self, Addresses, Answered, Found, NamedBackends};
@@ -170,6 +171,7 @@ pub struct Pool {
     pub proxy_protocol: Option<Version>,
     /// How long one direction goes on when the other has ended; `None` is for ever.
     pub termination_delay: Option<Span>,
+    meters: Arc<TcpServiceMeters>,
     tasks: Tasks,
 }
 
@@ -192,6 +194,7 @@ impl Pool {
         name: &Name,
         settings: &Settings,
         transport: Arc<Transport>,
+        meters: Arc<TcpServiceMeters>,
         previous: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, Problems> {
         let plan = settings.health_check.as_ref().map(Plan::build).transpose();
@@ -210,6 +213,7 @@ impl Pool {
             proxy_protocol: version.or(transport.proxy_protocol),
             termination_delay: own_delay.unwrap_or(transport.termination_delay),
             transport,
+            meters,
             tasks: Tasks {
                 handle: OnceLock::new(),
                 running: Mutex::default(),
@@ -249,6 +253,7 @@ impl Pool {
         if let Some(previous) = self.tasks.previous.upgrade() {
             previous.stop_probes();
         }
+        self.meters.servers.set_all(self.servers.iter().map(|server| server.address()));
         let mut running = self.tasks.running.lock();
         for (index, server) in self.servers.iter().enumerate() {
             let pool = Arc::downgrade(self);
@@ -259,6 +264,7 @@ impl Pool {
                 Some(_) => running.push(handle.spawn(probe_server(pool, index)).abort_handle()),
                 None => server.is_up.store(true, Ordering::Relaxed),
             }
+            self.meters.servers.set(server.address(), server.is_up());
         }
     }
 
@@ -296,7 +302,9 @@ impl Pool {
     fn note(&self, server: &Server, result: Result<(), String>) {
         let is_up = result.is_ok();
         *server.last_error.lock() = result.as_ref().err().map(|error| error.as_str().into());
-        if server.is_up.swap(is_up, Ordering::Relaxed) == is_up {
+        let was_up = server.is_up.swap(is_up, Ordering::Relaxed);
+        self.meters.servers.set(server.address(), server.is_up());
+        if was_up == is_up {
             return;
         }
         let (service, address) = (self.name.as_str(), server.address());
@@ -376,6 +384,7 @@ async fn resolve_server(pool: Weak<Pool>, index: usize) {
         let answered = match found {
             Ok(found) if !found.is_empty() => {
                 server.addresses.set(Found::new(found, port));
+                strong.meters.servers.set(server.address(), server.is_up());
                 Answered::Yes
             }
             Ok(_) => Answered::No,

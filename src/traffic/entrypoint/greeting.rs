@@ -22,7 +22,7 @@ use crate::snapshot::door::{Terms, Way};
 use crate::snapshot::{Door, TcpRoute, TcpTls};
 use crate::tls::client_hello::{self, ClientHello, Reading};
 use crate::tls::handshake;
-use crate::traffic::tcp::{ClientStream, Report, forward};
+use crate::traffic::tcp::{Carried, ClientStream, Report, forward};
 
 /// What the first bytes came to.
 enum First {
@@ -60,6 +60,12 @@ enum Next {
 
 /// A TCP connection as a client made it, or within TLS that ends here.
 type Stream = ClientStream<Box<TlsStream<Rewound>>>;
+
+impl Carried for Box<TlsStream<Rewound>> {
+    fn socket(&self) -> &TcpStream {
+        &self.get_ref().0.stream
+    }
+}
 
 impl<A> EntryPoint<A>
 where

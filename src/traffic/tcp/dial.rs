@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,14 +40,16 @@ impl fmt::Display for NotConnected {
 const SSL_REQUEST: &[u8; 8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 
 /// Connects to a server, tells it who the client is if it wants to know, and makes the handshake. `wants_postgres`: it is
-/// PostgreSQL's, and has to agree to TLS before the client's ClientHello may come.
+/// PostgreSQL's, and has to agree to TLS before the client's ClientHello may come. It takes no longer than the transport says, and
+/// no longer than `left`.
 pub(super) async fn connect(
     selection: &Selection,
     client: &Client,
     wants_postgres: bool,
+    left: Duration,
 ) -> Result<ServerStream, NotConnected> {
-    let patience = selection.pool.transport.dial_timeout;
-    match tokio::time::timeout(patience, connect_patiently(selection, client, wants_postgres)).await {
+    let patience = selection.pool.transport.dial_timeout.min(left);
+    match tokio::time::timeout(patience, connect_patiently(selection, client, wants_postgres, patience)).await {
         Ok(result) => result,
         Err(_) => Err(NotConnected::Timeout),
     }
@@ -56,9 +59,10 @@ async fn connect_patiently(
     selection: &Selection,
     client: &Client,
     wants_postgres: bool,
+    patience: Duration,
 ) -> Result<ServerStream, NotConnected> {
     let (pool, server) = (&selection.pool, &selection.server);
-    let mut stream = server.connect(None, pool.transport.dial_timeout).await.map_err(|error| match error.kind() {
+    let mut stream = server.connect(None, patience).await.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => NotConnected::Timeout,
         _ => NotConnected::Refused(error),
     })?;

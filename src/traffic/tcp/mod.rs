@@ -1,16 +1,16 @@
 //! The life of a TCP connection: past the middlewares to a server, and bytes both ways until one of the two ends it.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 use crate::exchange::Client;
 use crate::middleware::tcp::Refused;
 use crate::observe::connections::Ending;
-use crate::service::tcp::{Selection, Server};
+use crate::service::tcp::{Selection, Server, Service};
 use crate::snapshot::{TcpRoute, TcpTarget};
 
 mod dial;
@@ -18,10 +18,13 @@ mod proxy_header;
 mod relay;
 
 use dial::{NotConnected, ServerStream};
-use relay::Carried;
+use relay::Volume;
 
 /// Most servers that are tried for one connection.
 const ATTEMPTS: usize = 8;
+/// Longest that all attempts take together, in terms of what the first may take: behind a server that says nothing another one
+/// gets its chance, and no client waits for minutes.
+const PATIENCE_FACTOR: u32 = 2;
 
 /// A client's connection.
 pub(in crate::traffic) enum ClientStream<S> {
@@ -32,6 +35,27 @@ pub(in crate::traffic) enum ClientStream<S> {
     Postgres(TcpStream, BytesMut),
     /// TLS that ends here.
     Tls(S),
+}
+
+/// A connection that is carried by a socket.
+pub(in crate::traffic) trait Carried {
+    /// That socket.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl<S: Carried> ClientStream<S> {
+    /// Waits until the client has broken the connection off. One that has only ended its own direction may well wait for an answer.
+    async fn broken_off(&self) {
+        let socket = match self {
+            Self::Plain(socket, _) | Self::Postgres(socket, _) => socket,
+            Self::Tls(stream) => stream.socket(),
+        };
+        while let Ok(ready) = socket.ready(Interest::ERROR).await {
+            if ready.is_error() {
+                break;
+            }
+        }
+    }
 }
 
 /// What there is to tell of a connection that has ended.
@@ -60,10 +84,10 @@ pub(in crate::traffic) async fn forward<S>(
     stream: ClientStream<S>,
     tell: impl FnOnce(&Report),
 ) where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Carried,
 {
     route.meters.opened();
-    let carried = Carried::default();
+    let carried = Volume::default();
     let report = Report {
         started: SystemTime::now(),
         began: Instant::now(),
@@ -82,7 +106,7 @@ pub(in crate::traffic) async fn forward<S>(
 /// Tells of a connection when it is over, however that comes.
 struct Telling<'a, F: FnOnce(&Report)> {
     report: Report,
-    carried: &'a Carried,
+    carried: &'a Volume,
     tell: Option<F>,
 }
 
@@ -102,11 +126,11 @@ async fn carry<S>(
     route: &TcpRoute,
     client: &Client,
     stream: ClientStream<S>,
-    carried: &Carried,
+    carried: &Volume,
     connected: &mut Option<Arc<Server>>,
 ) -> Ending
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Carried,
 {
     let TcpTarget::Service { middlewares, service, .. } = &route.target else { return Ending::RouterDisabled };
     let mut held = Vec::new();
@@ -117,30 +141,14 @@ where
             Err(Refused::TooMany) => return Ending::TooMany,
         }
     }
-    let mut tried: Vec<Arc<Server>> = Vec::new();
-    let mut last = Ending::NoServer;
     let wants_postgres = matches!(stream, ClientStream::Postgres(..));
-    let (server, selection) = loop {
-        let Some(selection) = service.select(&tried).filter(|it| !tried.iter().any(|one| Arc::ptr_eq(one, &it.server)))
-        else {
-            return last;
-        };
-        match dial::connect(&selection, client, wants_postgres).await {
-            Ok(stream) => break (stream, selection),
-            Err(error) => {
-                let (service, server) = (selection.pool.name().as_str(), selection.server.address());
-                log::debug!(service, server; "not connected: {error}");
-                last = match error {
-                    NotConnected::Timeout => Ending::ConnectTimeout,
-                    NotConnected::Refused(_) => Ending::ConnectFailed,
-                    NotConnected::Tls(_) => Ending::ServerTls,
-                };
-            }
-        }
-        tried.push(selection.server);
-        if tried.len() >= ATTEMPTS {
-            return last;
-        }
+    let (server, selection) = tokio::select! {
+        biased;
+        reached = reach(service, client, wants_postgres) => match reached {
+            Ok(reached) => reached,
+            Err(ending) => return ending,
+        },
+        () = stream.broken_off() => return Ending::Broken,
     };
     let Selection { pool, server: chosen } = selection;
     *connected = Some(chosen);
@@ -163,4 +171,41 @@ where
         Ok(()) => Ending::Closed,
         Err(_) => Ending::Broken,
     }
+}
+
+/// Connects to a server of the service: to the first that can be reached, of a few.
+///
+/// # Errors
+/// Why the last one could not be reached.
+async fn reach(service: &Service, client: &Client, wants_postgres: bool) -> Result<(ServerStream, Selection), Ending> {
+    let began = Instant::now();
+    let mut tried: Vec<Arc<Server>> = Vec::new();
+    let mut patience = None;
+    let mut last = Ending::NoServer;
+    while tried.len() < ATTEMPTS {
+        let Some(selection) = service.select(&tried).filter(|it| !tried.iter().any(|one| Arc::ptr_eq(one, &it.server)))
+        else {
+            break;
+        };
+        let whole: &mut Duration =
+            patience.get_or_insert_with(|| selection.pool.transport.dial_timeout.saturating_mul(PATIENCE_FACTOR));
+        let left = whole.saturating_sub(began.elapsed());
+        if left.is_zero() && !tried.is_empty() {
+            break;
+        }
+        match dial::connect(&selection, client, wants_postgres, left).await {
+            Ok(stream) => return Ok((stream, selection)),
+            Err(error) => {
+                let (service, server) = (selection.pool.name().as_str(), selection.server.address());
+                log::debug!(service, server; "not connected: {error}");
+                last = match error {
+                    NotConnected::Timeout => Ending::ConnectTimeout,
+                    NotConnected::Refused(_) => Ending::ConnectFailed,
+                    NotConnected::Tls(_) => Ending::ServerTls,
+                };
+            }
+        }
+        tried.push(selection.server);
+    }
+    Err(last)
 }

@@ -34,12 +34,12 @@ const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// Bytes so far.
 #[derive(Debug, Default)]
-pub(super) struct Carried {
+pub(super) struct Volume {
     up: AtomicU64,
     down: AtomicU64,
 }
 
-impl Carried {
+impl Volume {
     /// From the client.
     pub(super) fn up(&self) -> u64 {
         self.up.load(Ordering::Relaxed)
@@ -56,7 +56,7 @@ pub(super) async fn plain(
     client: &TcpStream,
     server: &TcpStream,
     first: BytesMut,
-    carried: &Carried,
+    carried: &Volume,
     delay: Option<Duration>,
 ) -> io::Result<()> {
     let up = async {
@@ -74,7 +74,7 @@ pub(super) async fn layered<C, S>(
     client: C,
     server: S,
     first: BytesMut,
-    carried: &Carried,
+    carried: &Volume,
     delay: Option<Duration>,
 ) -> io::Result<()>
 where
@@ -280,7 +280,7 @@ mod tests {
         // With the question unread: the system resets the connection, and there is no writing to it.
         drop(server);
         upstream.ready(Interest::ERROR).await.unwrap();
-        let carried = Carried::default();
+        let carried = Volume::default();
         let delay = Some(Duration::from_secs(5));
         let ended = plain(&ours, &upstream, BytesMut::from("another"), &carried, delay).await;
         assert!(ended.is_err());
@@ -293,7 +293,7 @@ mod tests {
     #[tokio::test]
     async fn first_bytes_do_not_wait_for_more() {
         let ((client, _far), (upstream, mut server)) = (tokio::io::duplex(64), tokio::io::duplex(64));
-        let carried = Carried::default();
+        let carried = Volume::default();
         let relayed = layered(client, BufStream::new(upstream), BytesMut::from("hello"), &carried, None);
         let mut said = [0; 5];
         let read = tokio::time::timeout(Duration::from_secs(5), server.read_exact(&mut said));

@@ -26,7 +26,7 @@ use session::Session;
 use socket::{More, Peer, Socket};
 use table::Table;
 
-use crate::observe::datagrams::{DatagramMeters, Direction, Drop};
+use crate::observe::datagrams::{DatagramMeters, Direction, Lost};
 use crate::observe::meters::{EntryPointMeters, Transport};
 use crate::snapshot::{Current, UdpRoute};
 
@@ -34,6 +34,8 @@ use crate::snapshot::{Current, UdpRoute};
 const BATCHES: usize = 8;
 /// Batches that are read at most when the socket is about to close: more than its queue can hold.
 const LAST_BATCHES: usize = 1024;
+/// Pause after an error of the system.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What an entry point for UDP is told.
 #[derive(Clone, Debug)]
@@ -168,7 +170,7 @@ impl Lane {
                     if admission == Admission::Open {
                         // Who has sent already is served. The socket closes with its last session, so that whoever comes later
                         // hears at once that nobody is there.
-                        self.read(LAST_BATCHES, Admission::Last);
+                        let _ = self.read(LAST_BATCHES, Admission::Last);
                         admission = Admission::Closed;
                     }
                     if self.shared.open.load(Ordering::Acquire) == 0 {
@@ -185,9 +187,12 @@ impl Lane {
                     if ready.is_err() {
                         return;
                     }
-                    if self.read(BATCHES, admission) == More::Yes {
+                    match self.read(BATCHES, admission) {
                         // Whoever sends without a pause must not keep this thread for himself.
-                        tokio::task::yield_now().await;
+                        Ok(More::Yes) => tokio::task::yield_now().await,
+                        Ok(More::No) => {}
+                        // It may last, and the socket stays readable meanwhile.
+                        Err(_) => drop(tokio::time::timeout(READ_AGAIN_AFTER, reading.changed()).await),
                     }
                 }
             }
@@ -195,7 +200,10 @@ impl Lane {
     }
 
     /// Passes on what has come, a few batches of it. Says whether there may be more.
-    fn read(self: &Arc<Self>, batches: usize, admission: Admission) -> More {
+    ///
+    /// # Errors
+    /// If the system does not give what has come.
+    fn read(self: &Arc<Self>, batches: usize, admission: Admission) -> io::Result<More> {
         for _ in 0..batches {
             let (mut datagrams, mut bytes) = (0, 0);
             let mut desk = self.desk.lock();
@@ -216,14 +224,14 @@ impl Lane {
             self.shared.meters.carried(Direction::Received, datagrams, bytes);
             match read {
                 Ok(More::Yes) => {}
-                Ok(More::No) => return More::No,
+                Ok(More::No) => return Ok(More::No),
                 Err(error) => {
                     log::debug!(entry_point = &*self.shared.options.name; "cannot read datagrams: {error}");
-                    return More::Yes;
+                    return Err(error);
                 }
             }
         }
-        More::Yes
+        Ok(More::Yes)
     }
 
     /// Looks whether a new configuration leads elsewhere: sessions with servers that are not meant any more are over, as far as
@@ -248,7 +256,7 @@ impl Lane {
         (peer, data): (Peer, &[u8]),
         now: u64,
         admission: Admission,
-    ) -> Result<(), Drop> {
+    ) -> Result<(), Lost> {
         if let Some(session) = desk.table.touch(&peer, |session| session.is_answered()) {
             match session.forward(data, now) {
                 Ok(()) => return Ok(()),
@@ -257,15 +265,15 @@ impl Lane {
                     session.blame();
                     self.end(desk, peer);
                 }
-                Err(error) if is_passing(&error) => return Err(Drop::NotForwarded),
+                Err(error) if is_passing(&error) => return Err(Lost::NotForwarded),
                 Err(_) => {
                     self.end(desk, peer);
-                    return Err(Drop::NotForwarded);
+                    return Err(Lost::NotForwarded);
                 }
             }
         }
         let session = self.open(desk, peer, now, admission)?;
-        session.forward(data, now).map_err(|_| Drop::NotForwarded)
+        session.forward(data, now).map_err(|_| Lost::NotForwarded)
     }
 
     fn end(&self, desk: &mut Desk, peer: Peer) {
@@ -280,16 +288,16 @@ impl Lane {
         peer: Peer,
         now: u64,
         admission: Admission,
-    ) -> Result<Arc<Session>, Drop> {
+    ) -> Result<Arc<Session>, Lost> {
         if admission == Admission::Closed {
-            return Err(Drop::Closing);
+            return Err(Lost::Closing);
         }
-        let route = desk.route.clone().ok_or(Drop::NoRouter)?;
-        let pick = route.service.pick(Instant::now().into_std()).ok_or(Drop::NoServer)?;
+        let route = desk.route.clone().ok_or(Lost::NoRouter)?;
+        let pick = route.service.pick(Instant::now().into_std()).ok_or(Lost::NoServer)?;
         self.make_room(desk)?;
         let session = Session::open(peer, pick, now).map_err(|error| {
             log::debug!(entry_point = &*self.shared.options.name; "cannot open a socket towards a server: {error}");
-            Drop::NoSocket
+            Lost::NoSocket
         })?;
         let session = Arc::new(session);
         self.shared.opened();
@@ -299,7 +307,7 @@ impl Lane {
     }
 
     /// Gives an old session up for a new one, if there are as many as may be.
-    fn make_room(&self, desk: &mut Desk) -> Result<(), Drop> {
+    fn make_room(&self, desk: &mut Desk) -> Result<(), Lost> {
         let most = self.shared.options.sessions;
         let open = self.shared.open.load(Ordering::Acquire);
         if open < most {
@@ -307,9 +315,9 @@ impl Lane {
         }
         // Those given up take a moment to close their sockets. They may be a few more for that long, and no more than a few.
         if open >= most.saturating_add(most / 8).saturating_add(1) {
-            return Err(Drop::TooMany);
+            return Err(Lost::TooMany);
         }
-        let oldest = desk.table.give_up_oldest(|session| session.is_answered()).ok_or(Drop::TooMany)?;
+        let oldest = desk.table.give_up_oldest(|session| session.is_answered()).ok_or(Lost::TooMany)?;
         oldest.end();
         self.shared.meters.evicted();
         Ok(())

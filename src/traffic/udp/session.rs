@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::socket::{self, More, Passed, Peer};
 use super::{Lane, Shared};
-use crate::observe::datagrams::{DatagramMeters, Direction, Drop};
+use crate::observe::datagrams::{DatagramMeters, Direction, Lost};
 use crate::service::udp::{Pick, Server};
 
 /// One client and one server.
@@ -156,6 +156,6 @@ impl Session {
         self.is_answered.store(true, Ordering::Relaxed);
         shared.meters.carried(Direction::Sent, datagrams, bytes);
         self.service.carried(Direction::Sent, datagrams, bytes);
-        (0..lost).for_each(|_| shared.meters.dropped(Drop::NotReturned));
+        (0..lost).for_each(|_| shared.meters.dropped(Lost::NotReturned));
     }
 }

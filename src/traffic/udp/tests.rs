@@ -46,7 +46,7 @@ impl Server {
     }
 }
 
-impl std::ops::Drop for Server {
+impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -95,7 +95,7 @@ impl Door {
         assert!(timeout(PATIENCE, reached).await.is_ok(), "{} sessions", self.handle.sessions());
     }
 
-    async fn until_dropped(&self, reason: Drop, count: u64) {
+    async fn until_dropped(&self, reason: Lost, count: u64) {
         let reached = async {
             while self.meters.drops(reason) < count {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -253,7 +253,7 @@ async fn where_no_session_can_be_given_up_new_clients_wait_in_vain() {
         client.ask("2").await;
     }
     door.client().await.send(b"x").await;
-    door.until_dropped(Drop::TooMany, 1).await;
+    door.until_dropped(Lost::TooMany, 1).await;
     assert_eq!((one.ask("3").await, other.ask("3").await), ("a 3".to_owned(), "a 3".to_owned()));
     assert_eq!(door.handle.sessions(), 2);
 }
@@ -310,10 +310,10 @@ async fn a_new_configuration_keeps_sessions_whose_server_is_still_meant() {
     assert_eq!(client.ask("3").await, "b 3");
     door.current.store(Arc::new(Snapshot { udp: [None].into(), ..Snapshot::default() }));
     client.send(b"4").await;
-    door.until_dropped(Drop::NoRouter, 1).await;
+    door.until_dropped(Lost::NoRouter, 1).await;
     door.lead_to(&[]);
     client.send(b"5").await;
-    door.until_dropped(Drop::NoServer, 1).await;
+    door.until_dropped(Lost::NoServer, 1).await;
 }
 
 /// As in an upgrade: a second one reads from the same socket, the first only answers.
@@ -348,7 +348,7 @@ async fn who_stops_reading_still_answers_and_who_closes_serves_who_is_there() {
     let other = door.client().await;
     // Whoever came before it was told is still served; then nobody is.
     timeout(PATIENCE, async {
-        while door.meters.drops(Drop::Closing) == 0 {
+        while door.meters.drops(Lost::Closing) == 0 {
             Client::of(door.handle.address()).await.send(b"too late").await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -383,5 +383,5 @@ async fn what_has_come_before_the_end_is_served() {
     late.0.try_send(b"last").unwrap();
     door.handle.close_after_last();
     assert_eq!(late.answer().await, b"a last");
-    assert_eq!(door.meters.drops(Drop::Closing), 0);
+    assert_eq!(door.meters.drops(Lost::Closing), 0);
 }
