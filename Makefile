@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt doc bench hitless systemd load dist pgo prepare
+.PHONY: help run test conformance check fmt doc bench hitless systemd load dist pgo prepare
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -15,6 +15,10 @@ run: prepare ## builds the gateway and starts its demonstration (ends with Ctrl-
 test: ## all tests, with every feature on
 	@tools/prepare test
 	$(CARGO) test --locked --all-features
+
+conformance: prepare ## the public suite for HTTP/2, which is built first
+	$(CARGO) install --locked --quiet --root target/tools --version 0.2.5 httpwg-cli
+	HTTPWG=$(CURDIR)/target/tools/bin/httpwg $(CARGO) test --locked --all-features --test it -- --ignored --nocapture the_public_suite_passes
 
 check: prepare ## format, lints, documentation, licences and advisories
 	$(CARGO) fmt --check

@@ -124,6 +124,9 @@ fn limits(entry_point: &EntryPoint, options: &mut entrypoint::Options) {
     }
     if let Some(http2) = &mut options.http2 {
         http2.max_concurrent_streams = entry_point.http2.max_concurrent_streams.max(1);
+        http2.header_table_bytes = entry_point.http2.max_decoder_header_table_size;
+        let head_bytes = u32::try_from(options.limits.head_bytes).unwrap_or(u32::MAX);
+        http2.max_header_list_bytes = http2.max_header_list_bytes.min(head_bytes);
     }
 }
 

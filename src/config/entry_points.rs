@@ -278,7 +278,8 @@ pub enum UnderscoreHeaders {
 pub struct Http2 {
     /// Most requests under way on one connection.
     pub max_concurrent_streams: u32,
-    /// Largest table for reading compressed headers, in bytes.
+    /// Table by which a client may compress the header fields of its requests, in bytes (RFC 7541 §4.2); 0 for none. It is memory
+    /// that each connection may take.
     pub max_decoder_header_table_size: u32,
 }
 

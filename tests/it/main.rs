@@ -21,6 +21,7 @@ mod grpc;
 mod h2_attacks;
 mod handover;
 mod harness;
+mod http2_conformance;
 mod lane;
 mod observe;
 mod pingora_traps;

@@ -15,7 +15,9 @@ use pingora::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::http2::{Frames, Passage};
 use super::wire::Wire;
+use crate::exchange::Fault;
 
 /// A [`Wire`] lent to Pingora for one request, or for good in raw mode. Dropping it gives the wire back through its slot,
 /// so that the front door can end the connection in its own way whatever Pingora did.
@@ -23,6 +25,8 @@ pub(super) struct Conn {
     /// Absent only while the front door has taken it out.
     pub(super) wire: Option<Box<Wire>>,
     slot: Arc<Slot>,
+    /// Those of an HTTP/2 connection.
+    frames: Option<Box<Frames>>,
 }
 
 /// Where a dropped [`Conn`] leaves its wire.
@@ -38,17 +42,44 @@ impl Slot {
 
 impl Conn {
     pub(super) fn new(wire: Box<Wire>, slot: Arc<Slot>) -> Self {
-        Self { wire: Some(wire), slot }
+        Self { wire: Some(wire), slot, frames: None }
+    }
+
+    /// One that speaks HTTP/2.
+    pub(super) fn with_frames(wire: Box<Wire>, slot: Arc<Slot>, frames: Frames) -> Self {
+        Self { wire: Some(wire), slot, frames: Some(Box::new(frames)) }
     }
 
     fn wire(&mut self) -> io::Result<&mut Wire> {
         self.wire.as_deref_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+
+    fn poll_write_some(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = self.wire.as_deref_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let Some(frames) = &mut self.frames else { return wire.poll_write(cx, bytes) };
+        match frames.look(bytes) {
+            Passage::Pass(most) => {
+                let written = ready!(wire.poll_write(cx, &bytes[..most]))?;
+                frames.go_out(&bytes[..written]);
+                Poll::Ready(Ok(written))
+            }
+            Passage::Drop(bytes) => Poll::Ready(Ok(bytes)),
+            Passage::Replace(bytes, frame) => {
+                wire.connection.shared().observer.refused(&wire.connection.client, Fault::BadRequest, b"");
+                wire.push(&frame);
+                Poll::Ready(Ok(bytes))
+            }
+        }
+    }
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        if let Some(wire) = self.wire.take() {
+        if let Some(mut wire) = self.wire.take() {
+            if let Some(last_word) = self.frames.as_ref().and_then(|frames| frames.last_word()) {
+                wire.connection.shared().observer.refused(&wire.connection.client, Fault::BadRequest, b"");
+                wire.push(&last_word);
+            }
             *self.slot.0.lock() = Some(wire);
         }
     }
@@ -62,13 +93,23 @@ impl fmt::Debug for Conn {
 
 impl AsyncRead for Conn {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.wire()?.poll_read_request(cx, buffer)
+        let this = &mut *self;
+        let wire = this.wire.as_deref_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let Some(frames) = &mut this.frames else { return wire.poll_read_request(cx, buffer) };
+        if frames.is_over() {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(wire.poll_read_request(cx, buffer))?;
+        let good = frames.come_in(&buffer.filled()[before..]);
+        buffer.set_filled(before + good);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Conn {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.wire()?.poll_write(cx, bytes)
+        self.poll_write_some(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -76,10 +117,9 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wire = self.wire()?;
         let mut written = 0;
         for slice in slices.iter().filter(|slice| !slice.is_empty()) {
-            match wire.poll_write(cx, slice) {
+            match self.poll_write_some(cx, slice) {
                 Poll::Ready(Ok(bytes)) => {
                     written += bytes;
                     if bytes < slice.len() {
@@ -103,9 +143,11 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is left to say is said once the front door has the wire back.
+        let has_last_word = self.frames.as_ref().is_some_and(|frames| frames.is_over());
         let wire = self.wire()?;
         ready!(wire.poll_flush(cx))?;
-        wire.poll_shut(cx)
+        if has_last_word { Poll::Ready(Ok(())) } else { wire.poll_shut(cx) }
     }
 }
 

@@ -135,14 +135,14 @@ impl<'a> RequestLine<'a> {
 }
 
 /// Methods are case-sensitive tokens, and every registered one is upper case: `get` is `GET` only to careless parsers.
-pub(in crate::traffic) fn is_method(method: &[u8]) -> bool {
+pub(super) fn is_method(method: &[u8]) -> bool {
     let may_stand = |byte: &u8| is_token(*byte) && !byte.is_ascii_lowercase();
     !method.is_empty() && method.len() <= METHOD_BYTES && method.iter().all(may_stand)
 }
 
 /// Whether a target consists of what every parser behind us takes as it is. RFC 3986 allows less; browsers send `|`, `^`,
 /// `{`, `}`, and in queries a backtick, as they are.
-pub(in crate::traffic) fn is_target(target: &[u8]) -> bool {
+pub(super) fn is_target(target: &[u8]) -> bool {
     let path = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
     target.iter().all(|byte| matches!(byte, b'!'..=b'~') && !matches!(byte, b'#' | b'"' | b'<' | b'>'))
         && !target[..path].contains(&b'`')
@@ -286,7 +286,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Whether `name` is `canonical`, with any of `-`, `_` and `.` at the dashes: servers behind us may take them for one.
-pub(in crate::traffic) fn is_spelling_of(name: &[u8], canonical: &[u8]) -> bool {
+pub(super) fn is_spelling_of(name: &[u8], canonical: &[u8]) -> bool {
     name.len() == canonical.len()
         && name.iter().zip(canonical).all(|(byte, expected)| match expected {
             b'-' => matches!(byte, b'-' | b'_' | b'.'),
@@ -334,7 +334,7 @@ fn chunked(value: &[u8]) -> Result<(), Fault> {
 }
 
 /// `host[:port]` with a host that is a name, an IPv4 address or a bracketed IPv6 address.
-pub(in crate::traffic) fn is_authority(text: &[u8]) -> bool {
+pub(super) fn is_authority(text: &[u8]) -> bool {
     let (host, port) = match text {
         [b'[', rest @ ..] => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };

@@ -9,10 +9,23 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
 use pingora::server::ShutdownWatch;
 
+mod fields;
+mod frame;
+mod frames;
+mod head;
+mod incoming;
+mod outgoing;
+mod patience;
+mod streams;
+
+pub(super) use frames::{Frames, Passage};
+
 use super::conn::{Conn, Slot};
 use super::connection::Connection;
-use super::http1::end;
-use super::options::Options;
+use super::http1::{Linger, end, fill_before, finish, idle};
+use super::options::{Http2, Options};
+use super::pace::now;
+use super::sniff::PREFACE;
 use super::stream::Stream;
 use super::wire::Wire;
 use crate::exchange::Fault;
@@ -28,6 +41,7 @@ pub(super) struct Http2App<A> {
     app: Arc<A>,
     server_options: HttpServerOptions,
     h2_options: H2Options,
+    options: Http2,
 }
 
 impl<A> Http2App<A> {
@@ -36,7 +50,8 @@ impl<A> Http2App<A> {
         // Nothing to do with clear text: it only says that this connection is HTTP/2, as we know by now.
         server_options.h2c = true;
         server_options.h2_idle_timeout = options.timeouts.idle;
-        Self { app, server_options, h2_options: options.http2.unwrap_or_default().to_pingora() }
+        let http2 = options.http2.unwrap_or_default();
+        Self { app, server_options, h2_options: http2.to_pingora(), options: http2 }
     }
 }
 
@@ -54,6 +69,11 @@ where
             return self.app.process_new_http(session, shutdown).await;
         };
         connection.begin_request(Some(0));
+        if let Err(fault) = head::judge(session.req_header(), &connection.options().limits) {
+            connection.shared().observer.refused(&connection.client, fault, request_line(&session).as_bytes());
+            head::refuse(&mut session, fault).await;
+            return None;
+        }
         if connection.keep_alive().is_none() {
             // GOAWAY: requests that have begun are served.
             connection.set_closing(true);
@@ -64,7 +84,7 @@ where
         session.set_write_timeout(Some(options.timeouts.write.map_or(patience, |write| write.min(patience))));
         session.set_total_drain_timeout(Some(DRAIN));
         let patience = options.timeouts.read.filter(|_| !session.is_body_empty());
-        let (method, uri) = (session.req_header().method.clone(), session.req_header().uri.clone());
+        let line = patience.map(|_| request_line(&session)).unwrap_or_default();
         let stream = Stream::new();
         let work = stream.scope(self.app.process_new_http(session, shutdown));
         let Some(patience) = patience else {
@@ -79,7 +99,6 @@ where
             }
             () = stream.stalls(patience) => {
                 // The stream is reset with its session.
-                let line = format!("{method} {} HTTP/2.0", uri.path_and_query().map_or("/", |target| target.as_str()));
                 connection.shared().observer.refused(&connection.client, Fault::BodyTimeout, line.as_bytes());
                 None
             }
@@ -95,6 +114,12 @@ where
     }
 }
 
+/// The request line that the request would have over HTTP/1, for the log.
+fn request_line(session: &ServerSession) -> String {
+    let head = session.req_header();
+    format!("{} {} HTTP/2.0", head.method, head.uri.path_and_query().map_or("/", |target| target.as_str()))
+}
+
 /// Counts requests that the client has taken back. Whoever does little else is sent away: each costs the client a few bytes, and
 /// us and the servers a whole request (CVE-2023-44487).
 fn note_end(connection: &Connection, stream: &Stream) {
@@ -107,11 +132,28 @@ fn note_end(connection: &Connection, stream: &Stream) {
     }
 }
 
-/// Serves an HTTP/2 connection whose preface stands at the start of the wire's input.
+/// Waits for the preface (RFC 9113 §3.4): over TLS nothing has come yet. False if it does not come in time, or something else.
+async fn read_preface(wire: &mut Wire) -> bool {
+    if wire.input.is_empty() && !idle(wire).await {
+        return false;
+    }
+    let deadline = now() + wire.connection.options().timeouts.head;
+    while wire.input.len() < PREFACE.len() {
+        if !PREFACE.starts_with(&wire.input) || !fill_before(wire, deadline).await.is_ok_and(|read| read > 0) {
+            break;
+        }
+    }
+    wire.input.starts_with(PREFACE)
+}
+
+/// Serves an HTTP/2 connection, of which the wire's input may hold the start.
 pub(super) async fn serve<A>(app: &Arc<Http2App<A>>, mut wire: Box<Wire>)
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
+    if !read_preface(&mut wire).await {
+        return finish(&mut wire, Linger::Yes).await;
+    }
     wire.set_raw();
     let closing = wire.connection.watch_closing();
     let connection = wire.connection.clone();
@@ -121,7 +163,8 @@ where
         connection.set_closing(true);
     }
     let slot = Arc::new(Slot::default());
-    app.process_new(Box::new(Conn::new(wire, slot.clone())), &closing).await;
+    let conn = Conn::with_frames(wire, slot.clone(), Frames::new(app.options));
+    app.process_new(Box::new(conn), &closing).await;
     if let Some(mut wire) = slot.take() {
         end(&mut wire).await;
     }

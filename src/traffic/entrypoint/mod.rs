@@ -29,7 +29,6 @@ mod stream;
 mod wire;
 
 pub use connection::Connection;
-pub(in crate::traffic) use framing::{is_authority, is_method, is_spelling_of, is_target};
 pub use handle::Handle;
 pub use listen::bind;
 pub use options::{Acme, Http2, KeepAlive, Limits, Options, Rate, Rates, Timeouts, Trusted};

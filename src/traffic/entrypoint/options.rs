@@ -175,6 +175,9 @@ pub struct KeepAlive {
     pub max_time: Option<Duration>,
 }
 
+/// What a client takes for granted before it hears of another size (RFC 9113 §6.5.2).
+pub(super) const HEADER_TABLE_BYTES: u32 = 4096;
+
 /// HTTP/2 settings of an entry point.
 #[derive(Clone, Copy, Debug)]
 pub struct Http2 {
@@ -188,6 +191,8 @@ pub struct Http2 {
     pub connection_window_bytes: u32,
     /// Largest frame that we take, in bytes.
     pub max_frame_bytes: u32,
+    /// Table by which the client may compress header fields, in bytes (RFC 7541 §4.2).
+    pub header_table_bytes: u32,
 }
 
 impl Default for Http2 {
@@ -198,6 +203,7 @@ impl Default for Http2 {
             stream_window_bytes: 64 << 10,
             connection_window_bytes: 1 << 20,
             max_frame_bytes: 16 << 10,
+            header_table_bytes: HEADER_TABLE_BYTES,
         }
     }
 }
@@ -211,7 +217,15 @@ impl Http2 {
             .max_header_list_size(self.max_header_list_bytes)
             .initial_window_size(self.stream_window_bytes)
             .initial_connection_window_size(self.connection_window_bytes)
-            .max_frame_size(self.max_frame_bytes.clamp(1 << 14, (1 << 24) - 1));
+            .max_frame_size(self.frame_bytes());
+        if self.header_table_bytes != HEADER_TABLE_BYTES {
+            options.header_table_size(self.header_table_bytes);
+        }
         options
+    }
+
+    /// The largest frame, as RFC 9113 §6.5.2 bounds it.
+    pub(super) fn frame_bytes(self) -> u32 {
+        self.max_frame_bytes.clamp(1 << 14, (1 << 24) - 1)
     }
 }

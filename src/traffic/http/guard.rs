@@ -3,13 +3,12 @@
 
 use std::borrow::Cow;
 
-use http::header::{COOKIE, HOST, HeaderName, HeaderValue};
+use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Uri, Version};
+use http::{Uri, Version};
 use pingora::http::RequestHeader;
 
 use crate::exchange::{Fault, path};
-use crate::traffic::entrypoint::{is_authority, is_method, is_spelling_of, is_target};
 
 /// Encoded characters that a path may hold. Traefik allows all of them by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +89,6 @@ pub struct GuardOptions {
 pub fn canonicalize(request: &mut RequestHeader, options: &GuardOptions) -> Result<(), Fault> {
     filter_underscores(request, options.underscores)?;
     if request.version == Version::HTTP_2 {
-        check_http2(request)?;
         join_cookies(request);
     }
     let raw = request.uri.path();
@@ -145,43 +143,6 @@ fn filter_underscores(request: &mut RequestHeader, underscores: Underscores) -> 
         request.remove_header(&name);
     }
     Ok(())
-}
-
-/// HTTP/1 heads are judged by the front door before Pingora parses them; HTTP/2 heads come from the `h2` crate, which
-/// checks frames and pseudo-headers. What is left is what the front door refuses as well, so that a downgrade to HTTP/1 is safe
-/// (RFC 9113 §8.3.1, §10.3).
-fn check_http2(request: &RequestHeader) -> Result<(), Fault> {
-    if request.method == Method::CONNECT {
-        return Err(Fault::MethodRefused);
-    }
-    let knows = |scheme: &str| ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
-    let target = request.raw_path();
-    let is_clear = is_method(request.method.as_str().as_bytes())
-        && request.uri.scheme_str().is_some_and(knows)
-        && (target.starts_with(b"/") || (target == b"*" && request.method == Method::OPTIONS))
-        && is_target(target)
-        && !request.headers.keys().any(|name| hides_another(name.as_str().as_bytes()))
-        && has_one_host(request);
-    if is_clear { Ok(()) } else { Err(Fault::BadRequest) }
-}
-
-/// Names that some servers take for one that frames a message.
-fn hides_another(name: &[u8]) -> bool {
-    let is_alias = |of: &[u8]| name != of && is_spelling_of(name, of);
-    name.contains(&b'%') || is_alias(b"content-length") || is_alias(b"transfer-encoding")
-}
-
-/// Whether authority and Host say the same, if there are both.
-fn has_one_host(request: &RequestHeader) -> bool {
-    let mut hosts = request.headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
-    let (host, another) = (hosts.next(), hosts.next());
-    let authority = request.uri.authority().map(|authority| authority.as_str().as_bytes());
-    another.is_none()
-        && match (authority, host) {
-            (Some(authority), Some(host)) => is_authority(authority) && authority.eq_ignore_ascii_case(host),
-            (Some(only), None) | (None, Some(only)) => is_authority(only),
-            (None, None) => false,
-        }
 }
 
 /// HTTP/2 clients may send a cookie list in crumbs; everybody else knows one field only (RFC 9113 §8.2.3).

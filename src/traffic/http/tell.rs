@@ -203,7 +203,7 @@ impl Observer for Gateway {
             request: Request {
                 method,
                 target: words.next().unwrap_or_default(),
-                version: Version::HTTP_11,
+                version: if words.next() == Some(b"HTTP/2.0") { Version::HTTP_2 } else { Version::HTTP_11 },
                 scheme: client.scheme(),
                 host: b"",
                 headers: &HeaderMap::new(),
