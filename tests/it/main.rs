@@ -16,6 +16,7 @@ mod errors_page;
 mod examples;
 mod explained;
 mod fail_closed;
+mod four_cells;
 mod front_door;
 mod grpc;
 mod h2_attacks;

@@ -93,6 +93,9 @@ impl ProxyHttp for Hooks {
         end_of_stream: bool,
         flight: &mut Flight,
     ) -> Result<()> {
+        if !end_of_stream && body.is_none() && session.req_header().version == Version::HTTP_2 {
+            lane::end_body(session, flight);
+        }
         flight.pass_down(body, end_of_stream)?;
         if !end_of_stream && body.is_none() {
             // `None` before the end would end the body towards the server.

@@ -3,6 +3,7 @@
 pub(crate) mod door;
 pub(crate) mod frames;
 pub(crate) mod gateway;
+pub(crate) mod h2_server;
 pub(crate) mod origin;
 pub(crate) mod page;
 pub(crate) mod pebble;

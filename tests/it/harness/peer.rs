@@ -38,6 +38,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,
     pub(crate) body: Vec<u8>,
+    /// Fields behind a chunked body, as sent.
+    pub(crate) trailers: String,
 }
 
 impl Answer {
@@ -142,7 +144,7 @@ impl Peer {
         };
         let head: Vec<u8> = self.buffer.drain(..end).collect();
         let head = String::from_utf8(head).expect("the head is text");
-        Ok(Answer { status: head[9..12].parse().expect("a status"), head, body: Vec::new() })
+        Ok(Answer { status: head[9..12].parse().expect("a status"), head, body: Vec::new(), trailers: String::new() })
     }
 
     /// The next response, or how the connection ended instead.
@@ -173,7 +175,7 @@ impl Peer {
             return Ok(answer);
         }
         if answer.header("transfer-encoding").is_some() {
-            answer.body = self.chunks().await?;
+            (answer.body, answer.trailers) = self.chunks().await?;
         } else if let Some(length) = answer.header("content-length") {
             let length: usize = length.parse().expect("a length");
             while self.buffer.len() < length {
@@ -201,14 +203,20 @@ impl Peer {
         self.response_to(method).await.unwrap_or_else(|end| panic!("{end:?} instead of a response to {request:.300}"))
     }
 
-    /// The body of a chunked response.
-    async fn chunks(&mut self) -> Result<Vec<u8>, End> {
+    /// The body of a chunked response, and its trailers.
+    async fn chunks(&mut self) -> Result<(Vec<u8>, String), End> {
         let mut body = Vec::new();
         loop {
             let chunk = self.chunk().await?;
             if chunk.is_empty() {
-                while self.line().await? != "\r\n" {}
-                return Ok(body);
+                let mut trailers = String::new();
+                loop {
+                    let line = self.line().await?;
+                    if line == "\r\n" {
+                        return Ok((body, trailers));
+                    }
+                    trailers.push_str(&line);
+                }
             }
             body.extend(chunk);
         }

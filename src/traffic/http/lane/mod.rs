@@ -1,7 +1,7 @@
 //! The lane of the few requests for which Pingora's session does not do enough: those whose body is kept for another
 //! attempt beyond its 64 KiB, those whose response waits for a media type that is guessed from the body, and those whose
-//! response from an HTTP/2 server is to be encoded and may turn out to have no body. Such a request gets a session of ours
-//! around Pingora's; all others pass by at the price of one look.
+//! response from an HTTP/2 server is to be encoded and may turn out to have no body; and those whose body ends with trailers.
+//! Such a request gets a session of ours around Pingora's; all others pass by at the price of one look.
 
 use std::sync::Arc;
 
@@ -51,6 +51,15 @@ pub(super) fn enter(session: &mut Session, flight: &mut Flight) {
 pub(super) fn watch_coding(session: &mut Session, flight: &mut Flight) {
     let is_of_use = flight.exchange.as_ref().is_some_and(|exchange| may_be_coded(exchange));
     if is_of_use && flight.way_back.is_none() && !session.is_upgrade_req() {
+        wrap(session, flight, (None, None));
+    }
+}
+
+/// Wraps the session of a request whose body is over and has trailers behind it. Pingora reads no trailers, and asks for more of the
+/// body again and again as long as something is left to be read.
+pub(super) fn end_body(session: &mut Session, flight: &mut Flight) {
+    // A session that is wrapped already knows by itself.
+    if flight.way_back.is_none() {
         wrap(session, flight, (None, None));
     }
 }

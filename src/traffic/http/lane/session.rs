@@ -34,6 +34,8 @@ pub(super) struct Wrapped {
     is_coded: Option<Arc<AtomicBool>>,
     guess: Option<Guess>,
     replay: Option<Replay>,
+    /// The request body has been read to its end. Over HTTP/2 there may be trailers behind it, which nobody reads.
+    is_read: bool,
 }
 
 impl Wrapped {
@@ -43,10 +45,11 @@ impl Wrapped {
         (back, is_coded): (oneshot::Sender<Box<ServerSession>>, Option<Arc<AtomicBool>>),
         (guess, replay): (Option<Guess>, Option<Replay>),
     ) -> Self {
-        Self { inner, connection, back: Some(back), is_coded, guess, replay }
+        Self { inner, connection, back: Some(back), is_coded, guess, replay, is_read: false }
     }
 
     fn keep(&mut self, read: Option<&Bytes>) {
+        self.is_read |= read.is_none();
         if let Some(replay) = &mut self.replay {
             replay.keep(read);
         }
@@ -104,7 +107,7 @@ impl Session for Wrapped {
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
         // Nothing is awaited after the read, so nothing that was read is lost when this is cancelled.
-        let read = self.inner.read_body_or_idle(no_body_expected).await?;
+        let read = self.inner.read_body_or_idle(no_body_expected || self.is_read).await?;
         self.keep(read.as_ref());
         Ok(read)
     }
@@ -114,7 +117,7 @@ impl Session for Wrapped {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.inner.is_body_done()
+        self.is_read || self.inner.is_body_done()
     }
 
     fn is_body_empty(&mut self) -> bool {
