@@ -58,6 +58,18 @@ http:
       entryPoints: [web]
       service: origin
       middlewares: [generation]
+    secure:
+      rule: PathPrefix(\`/\`)
+      entryPoints: [web]
+      service: origin
+      middlewares: [generation]
+      tls: {}
+    calls:
+      rule: PathPrefix(\`/drill.Echo/\`)
+      entryPoints: [web]
+      service: calls
+      middlewares: [generation]
+      tls: {}
   middlewares:
     generation:
       headers:
@@ -68,6 +80,16 @@ http:
       loadBalancer:
         servers:
           - url: http://127.0.0.1:$origin_port
+    calls:
+      loadBalancer:
+        servers:
+          - url: h2c://127.0.0.1:$origin_port
+tls:
+  stores:
+    default:
+      defaultCertificate:
+        certFile: $work/cert.pem
+        keyFile: $work/key.pem
 tcp:
   routers:
     drill:
@@ -149,6 +171,7 @@ providers:
     filename: $work/dynamic.yaml
     watch: true
 END
+"$drill" certify "$work"
 route 0
 replace_program 0
 
@@ -159,7 +182,7 @@ setsid "$work/portcullis" run --configFile "$work/static.yaml" >"$work/gateway.l
 gateway=$!
 wait_until_served
 
-"$drill" load --target "127.0.0.1:$port" --tcp "127.0.0.1:$tcp_port" --udp "127.0.0.1:$port" --origin "127.0.0.1:$origin_port" --seconds "$seconds" >"$work/table" &
+"$drill" load --target "127.0.0.1:$port" --authority "$work/ca.pem" --tcp "127.0.0.1:$tcp_port" --udp "127.0.0.1:$port" --origin "127.0.0.1:$origin_port" --seconds "$seconds" >"$work/table" &
 load=$!
 
 # The events lie evenly over the time, a little away from its ends.
@@ -220,6 +243,11 @@ seen=$(sed -n 's/^configurations seen: //p' "$work/table")
 if ((seen < reloads)); then
     # Two reloads within the throttle are one, but these are far apart.
     echo "only $seen configurations were seen in responses, expected at least $reloads"
+    failed=1
+fi
+resumed=$(sed -n 's/^sessions resumed: //p' "$work/table")
+if ((resumed == 0)); then
+    echo "no TLS session was resumed"
     failed=1
 fi
 ((upgraded == upgrades)) || failed=1

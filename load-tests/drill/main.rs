@@ -3,8 +3,10 @@
 //! `drill origin` serves; `drill load` sends several classes of traffic through a gateway to that origin for a while, at fixed rates
 //! whatever the answers do (open loop), and then asks the origin what really happened; `drill tell` sends a gateway a command.
 
+mod grpc;
 mod load;
 mod origin;
+mod secure;
 mod tally;
 mod websocket;
 mod wire;
@@ -34,6 +36,11 @@ enum Mode {
     },
     /// Sends the traffic; ends with code 1 if anything failed.
     Load(load::Options),
+    /// Makes an authority and a certificate of it for the gateway: `ca.pem`, `cert.pem`, `key.pem`.
+    Certify {
+        /// Where to put them.
+        folder: PathBuf,
+    },
     /// Sends a command to a gateway's control socket and prints the answer.
     Tell {
         /// The control socket.
@@ -61,6 +68,7 @@ fn main() -> ExitCode {
         match mode {
             Mode::Origin { listen } => origin::serve(listen).await.map(|()| true),
             Mode::Load(options) => load::run(options).await,
+            Mode::Certify { folder } => secure::certify(&folder).map(|()| true),
             Mode::Tell { .. } => Ok(true),
         }
     });

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
+use super::grpc;
 use super::websocket::{self, Frame};
 use super::wire::{Connection, Message};
 
@@ -30,10 +31,27 @@ pub(crate) async fn serve(listen: SocketAddr) -> io::Result<()> {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let ids = Arc::clone(&ids);
         tokio::spawn(async move {
-            let _ = converse(Connection::new(stream), &ids).await;
+            let _ = if begins_http2(&stream).await {
+                grpc::serve(stream).await
+            } else {
+                converse(Connection::new(stream), &ids).await
+            };
             drop(place);
         });
     }
+}
+
+/// Whether the client says HTTP/2's preface (RFC 9113 §3.4).
+async fn begins_http2(stream: &TcpStream) -> bool {
+    let mut start = [0; 3];
+    while let Ok(length @ 1..) = stream.peek(&mut start).await {
+        if length == start.len() || !b"PRI".starts_with(&start[..length]) {
+            return &start == b"PRI";
+        }
+        // No request is as short as that, so more comes at once.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    false
 }
 
 async fn send_back(socket: UdpSocket) {

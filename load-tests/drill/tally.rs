@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -20,8 +21,18 @@ pub(crate) enum Class {
     Slow,
     /// POST, which must arrive exactly once.
     Post,
+    /// GET over TLS, on connections that are used again.
+    SecureKeepAlive,
+    /// GET over TLS, each on its own connection; every other one goes on with a session of before.
+    SecureNewConnection,
+    /// Requests among others on few connections: short ones, slow ones, and POST.
+    Http2,
+    /// Echoes in a gRPC stream.
+    Grpc,
     /// Echoes over a WebSocket.
     WebSocket,
+    /// The same over TLS.
+    SecureWebSocket,
     /// Connections of a TCP router.
     Tcp,
     /// Datagrams there and back, half of them in sessions that last.
@@ -29,12 +40,17 @@ pub(crate) enum Class {
 }
 
 impl Class {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::KeepAlive, "keep-alive GET"),
         (Self::NewConnection, "new-connection GET"),
         (Self::Slow, "slow response"),
         (Self::Post, "POST exactly once"),
+        (Self::SecureKeepAlive, "TLS keep-alive"),
+        (Self::SecureNewConnection, "TLS new connection"),
+        (Self::Http2, "HTTP/2 stream"),
+        (Self::Grpc, "gRPC stream"),
         (Self::WebSocket, "WebSocket echo"),
+        (Self::SecureWebSocket, "WebSocket over TLS"),
         (Self::Tcp, "TCP connection"),
         (Self::Datagram, "UDP there and back"),
     ];
@@ -46,6 +62,7 @@ pub(crate) struct Tally {
     classes: Mutex<BTreeMap<Class, Counts>>,
     generations: Mutex<BTreeSet<String>>,
     failures: Mutex<BTreeMap<String, u64>>,
+    resumed: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +106,11 @@ impl Tally {
         }
     }
 
+    /// A TLS session went on.
+    pub(crate) fn resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many went wrong.
     pub(crate) fn failures(&self) -> u64 {
         self.classes.lock().values().map(|counts| counts.failed).sum()
@@ -116,6 +138,7 @@ impl Tally {
         for (kind, count) in self.failures.lock().iter() {
             let _ = writeln!(text, "  {count} × {kind}");
         }
+        let _ = writeln!(text, "sessions resumed: {}", self.resumed.load(Ordering::Relaxed));
         let _ = writeln!(text, "configurations seen: {}", self.generations.lock().len());
         let _ = write!(text, "done: {done}, failed: {}", self.failures());
         text

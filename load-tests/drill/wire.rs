@@ -1,8 +1,9 @@
-//! Just enough HTTP/1.1, on plain sockets: what was received is exactly what was sent, and nothing is retried behind our back.
+//! Just enough HTTP/1.1: what was received is exactly what was sent, and nothing is retried behind our back.
 
 use std::io;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures_util::FutureExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const MAX_HEAD: usize = 16 * 1024;
@@ -35,10 +36,14 @@ impl Message {
     }
 }
 
+/// What a connection is made of.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
 /// A connection with what was read too far.
-#[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     ahead: Vec<u8>,
 }
 
@@ -46,17 +51,23 @@ impl Connection {
     /// Over a connected stream.
     pub(crate) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
+        Self::over(Box::new(stream))
+    }
+
+    /// Over whatever carries bytes.
+    pub(crate) fn over(stream: Box<dyn Stream>) -> Self {
         Self { stream, ahead: Vec::new() }
     }
 
-    /// Whether the other side closed while nothing was under way. A client looks before it sends.
-    pub(crate) fn is_closed(&self) -> bool {
-        !matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    /// Whether the other side closed, or spoke, while nothing was under way. A client looks before it sends.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        tokio::task::unconstrained(self.stream.read(&mut [0])).now_or_never().is_some()
     }
 
     /// Sends bytes.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes).await
+        self.stream.write_all(bytes).await?;
+        self.stream.flush().await
     }
 
     /// Reads a request or response with its body; `None` if the other side closed before its first byte.

@@ -1,6 +1,7 @@
 //! Transforms that a middleware lays over a body; without one, a body costs nothing.
 
 use bytes::Bytes;
+use http::HeaderMap;
 
 /// Why a body cannot go on.
 #[derive(Debug)]
@@ -18,6 +19,18 @@ pub trait BodyTransform: Send + Sync {
     /// # Errors
     /// If the body cannot go on; the response is then cut off visibly.
     fn chunk(&mut self, data: &mut Option<Bytes>, end: bool) -> Result<(), Abort>;
+
+    /// Ends a body whose last chunk has passed and that has trailers (RFC 9110 §6.5). `data` is what comes before the end.
+    ///
+    /// # Errors
+    /// As [`chunk`](Self::chunk).
+    fn end_with_trailers(&mut self, data: &mut Option<Bytes>, trailers: &HeaderMap) -> Result<(), Abort> {
+        let _ = trailers;
+        self.chunk(data, true)
+    }
+
+    /// Forgets what has come: the body comes once more from its beginning, for another attempt. Only requests do that.
+    fn restart(&mut self) {}
 }
 
 /// The transforms of one body, in the order in which they apply.
@@ -49,6 +62,25 @@ impl Transforms {
             transform.chunk(data, end)?;
         }
         Ok(())
+    }
+
+    /// Ends the body, with trailers, through all of them; what they still hold comes out.
+    ///
+    /// # Errors
+    /// The first transform's that fails.
+    pub fn end_with_trailers(&mut self, trailers: &HeaderMap) -> Result<Option<Bytes>, Abort> {
+        let mut rest = None;
+        for transform in &mut self.0 {
+            transform.end_with_trailers(&mut rest, trailers)?;
+        }
+        Ok(rest)
+    }
+
+    /// Lets all of them begin anew.
+    pub fn restart(&mut self) {
+        for transform in &mut self.0 {
+            transform.restart();
+        }
     }
 }
 

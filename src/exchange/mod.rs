@@ -62,6 +62,8 @@ pub struct Exchange {
     pub response_body: Transforms,
     /// `Set-Cookie` values to add to the response (stickiness).
     pub cookies: SmallVec<[HeaderValue; 1]>,
+    /// Whether the client speaks gRPC-Web where the server sees gRPC (`grpcWeb`).
+    pub is_grpc_web: bool,
     /// Whether the response must have its media type guessed when the server gives none (`contentType`).
     pub detect_content_type: bool,
     notes: SmallVec<[Note; 1]>,
@@ -88,6 +90,7 @@ impl Exchange {
             request_body: Transforms::default(),
             response_body: Transforms::default(),
             cookies: SmallVec::new(),
+            is_grpc_web: false,
             detect_content_type: false,
             notes: SmallVec::new(),
             held: Vec::new(),

@@ -21,6 +21,7 @@ pub mod content_type;
 pub mod encoded_characters;
 pub mod field;
 mod fingerprint;
+pub mod grpc_web;
 pub mod headers;
 pub mod in_flight_req;
 pub mod ip_allow_list;
@@ -232,6 +233,7 @@ registry! {
     "compress" => Compress(compress::Compress),
     "contentType" => ContentType(content_type::ContentType),
     "encodedCharacters" => EncodedCharacters(encoded_characters::EncodedCharacters),
+    "grpcWeb" => GrpcWeb(grpc_web::GrpcWeb),
     "headers" => Headers(headers::Headers),
     "inFlightReq" => InFlightReq(in_flight_req::InFlightReq),
     "ipAllowList" => IpAllowList(ip_allow_list::IpAllowList),

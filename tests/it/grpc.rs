@@ -1,143 +1,69 @@
 //! gRPC through the gateway: streams in both directions, trailers, deadlines, cancellation, health, and what metrics tell of it.
 
-use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::harness::calls::{Calls, message, status};
 use crate::harness::gateway::Gateway;
+use crate::harness::others::{Others, Program};
 use crate::harness::peer::{Peer, soon, until};
+use crate::harness::tls::{Authority, quoted, shake_hands};
 
-/// A gRPC server, one kind of call for each path.
-#[derive(Clone, Default)]
-struct Calls {
-    is_serving: Arc<AtomicBool>,
-    cancelled: Arc<AtomicUsize>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Calls {
-    /// Starts it; its URL.
-    async fn start(&self) -> String {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("h2c://{}", listener.local_addr().unwrap());
-        let calls = self.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let calls = calls.clone();
-                tokio::spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-                    while let Some(Ok((request, respond))) = connection.accept().await {
-                        let calls = calls.clone();
-                        tokio::spawn(async move { calls.answer(request, respond).await });
-                    }
-                });
-            }
-        });
-        url
-    }
-
-    async fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) -> Option<()> {
-        let (head, mut body) = request.into_parts();
-        let path = head.uri.path().to_owned();
-        let mut answer = Response::builder().header("content-type", "application/grpc");
-        if let Some(timeout) = head.headers.get("grpc-timeout") {
-            answer = answer.header("x-timeout", timeout);
-        }
-        match path.as_str() {
-            "/t.T/Absent" => {
-                let head = answer.header("grpc-status", "5").header("grpc-message", "no such thing");
-                respond.send_response(head.body(()).unwrap(), true).ok()?;
-            }
-            "/t.T/Echo" => {
-                let mut send = respond.send_response(answer.body(()).unwrap(), false).ok()?;
-                while let Some(Ok(data)) = body.data().await {
-                    body.flow_control().release_capacity(data.len()).ok()?;
-                    send.send_data(data, false).ok()?;
-                }
-                send.send_trailers(status(0)).ok()?;
-            }
-            "/t.T/Broken" => {
-                let mut send = respond.send_response(answer.body(()).unwrap(), false).ok()?;
-                send.send_data(message(b"half"), false).ok()?;
-                send.send_trailers(status(13)).ok()?;
-            }
-            "/t.T/Endless" => {
-                let mut send = respond.send_response(answer.body(()).unwrap(), false).ok()?;
-                send.send_data(message(b"first"), false).ok()?;
-                let reason = std::future::poll_fn(|context| send.poll_reset(context)).await;
-                self.cancelled.fetch_add(usize::from(reason.is_ok()), Ordering::SeqCst);
-            }
-            "/grpc.health.v1.Health/Check" => {
-                self.asked.fetch_add(1, Ordering::SeqCst);
-                assert_eq!(head.method, "POST");
-                assert_eq!(
-                    (&head.headers["content-type"], &head.headers["te"]),
-                    (&"application/grpc".parse().unwrap(), &"trailers".parse().unwrap())
-                );
-                assert_eq!(body.data().await.unwrap().unwrap(), &[0; 5][..]);
-                let answer = Response::builder().header("content-type", "application/grpc");
-                let mut send = respond.send_response(answer.body(()).unwrap(), false).ok()?;
-                let state = if self.is_serving.load(Ordering::SeqCst) { 1 } else { 2 };
-                send.send_data(message(&[8, state]), false).ok()?;
-                send.send_trailers(status(0)).ok()?;
-            }
-            // Plain answers, for what is encoded on the way.
-            "/empty" => {
-                let answer = Response::builder().header("content-type", "text/plain");
-                respond.send_response(answer.body(()).unwrap(), true).ok()?;
-            }
-            "/text" => {
-                let answer = Response::builder().header("content-type", "text/plain");
-                let mut send = respond.send_response(answer.body(()).unwrap(), false).ok()?;
-                send.send_data(Bytes::from("text ".repeat(1000)), false).ok()?;
-                send.send_trailers(status(0)).ok()?;
-            }
-            _ => respond.send_reset(Reason::REFUSED_STREAM),
-        }
-        Some(())
-    }
-}
-
-fn status(code: u16) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from(code));
-    trailers.insert("x-trailer", HeaderValue::from_static("kept"));
-    trailers
-}
-
-/// A message in its frame.
-fn message(content: &[u8]) -> Bytes {
-    let length = u32::try_from(content.len()).unwrap().to_be_bytes();
-    [&[0], &length[..], content].concat().into()
-}
-
-async fn gateway(service: &str, middlewares: &str) -> Gateway {
+/// A gateway whose `web` speaks with TLS and without, to servers of either kind.
+pub(crate) async fn gateway(service: &str, middlewares: &str, authority: &Authority) -> Gateway {
+    let pair = authority.certify(&["a.test"]);
+    let ca = quoted(&authority.certificate);
     Gateway::setup()
         .entry_point("inside")
         .flag("metrics.prometheus.entryPoint=inside")
+        .flag("metrics.prometheus.addRoutersLabels=true")
         .dynamic(format!(
             "http:
-  routers: {{all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}}}
-  middlewares: {{small: {{compress: {{}}}}}}
-  services: {{s: {{loadBalancer: {{{service}}}}}}}
-"
+  routers:
+    all: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}]}}
+    secured: {{rule: 'PathPrefix(`/`)', service: s, middlewares: [{middlewares}], tls: {{}}}}
+  middlewares:
+    small: {{compress: {{}}}}
+    browsers: {{grpcWeb: {{allowOrigins: ['https://page.test']}}}}
+  services: {{s: {{loadBalancer: {{{service}, serversTransport: t}}}}}}
+  serversTransports: {{t: {{serverName: a.test, rootCAs: [{ca}], disableHTTP2: false}}}}
+tls: {{stores: {{default: {{defaultCertificate: {{certFile: {}, keyFile: {}}}}}}}}}
+",
+            quoted(&pair.certificate),
+            quoted(&pair.key),
         ))
         .start()
         .await
 }
 
-async fn client(gateway: &Gateway) -> SendRequest<Bytes> {
-    let (client, connection) = soon(h2::client::handshake(gateway.connect().await.into_stream())).await.unwrap();
+/// Something that a client speaks over.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// A connection to `web`, with TLS if there is an authority, for `http/1.1` or `h2`.
+pub(crate) async fn wire(gateway: &Gateway, tls: Option<&Authority>, protocol: &str) -> Box<dyn Wire> {
+    let Some(authority) = tls else { return Box::new(gateway.connect().await.into_stream()) };
+    let config = Arc::new(authority.client(&[protocol], None));
+    let stream = shake_hands(&config, gateway.address(), "a.test").await.expect("a handshake");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(protocol.as_bytes()));
+    Box::new(stream)
+}
+
+async fn client(gateway: &Gateway, tls: Option<&Authority>) -> SendRequest<Bytes> {
+    let (client, connection) = soon(h2::client::handshake(wire(gateway, tls, "h2").await)).await.unwrap();
     tokio::spawn(connection);
     client
 }
+
+/// On both sides of the gateway.
+const GRPC: (&str, &str) = ("grpc", "grpc");
 
 fn call(path: &str) -> Request<()> {
     let call = Request::post(format!("http://a.test{path}")).header("content-type", "application/grpc");
@@ -150,15 +76,15 @@ async fn next(body: &mut RecvStream) -> Option<Bytes> {
     Some(data)
 }
 
-async fn metrics(gateway: &Gateway) -> String {
+pub(crate) async fn metrics(gateway: &Gateway) -> String {
     Peer::connect(gateway.address_of("inside")).await.get("/metrics", "").await.text().to_owned()
 }
 
-/// Waits until so many calls with this code have been counted.
-async fn counted(gateway: &Gateway, code: u16, count: usize) {
-    let line = format!("code=\"{code}\",method=\"POST\",protocol=\"grpc\",service=\"s@file\"}} {count}");
+/// Waits until so many calls with this code have been counted, in these protocols of the client and the server.
+pub(crate) async fn counted(gateway: &Gateway, (asked, served): (&str, &str), code: u16, count: usize) {
+    let line = format!("code=\"{code}\",method=\"POST\",protocol=\"{served}\",service=\"s@file\"}} {count}");
     let line = format!("traefik_service_requests_total{{{line}");
-    let of_door = format!("code=\"{code}\",entrypoint=\"web\",method=\"POST\",protocol=\"grpc\"}} {count}");
+    let of_door = format!("code=\"{code}\",entrypoint=\"web\",method=\"POST\",protocol=\"{asked}\"}} {count}");
     let of_door = format!("traefik_entrypoint_requests_total{{{of_door}");
     let by = std::time::Instant::now() + crate::harness::peer::PATIENCE;
     loop {
@@ -175,11 +101,18 @@ async fn counted(gateway: &Gateway, code: u16, count: usize) {
 /// Messages go both ways as they come, whatever the middlewares; the status and what stands with it arrive unchanged.
 #[tokio::test]
 async fn calls_of_all_kinds() {
-    let calls = Calls::default();
-    let url = calls.start().await;
-    for middlewares in ["", "small"] {
-        let gateway = gateway(&format!("servers: [{{url: '{url}'}}]"), middlewares).await;
-        let client = client(&gateway).await;
+    let (calls, authority) = (Calls::default(), Authority::new());
+    let secured = authority.certify(&["a.test"]).server(&["h2"]);
+    let (plain, secured) = (calls.start().await, calls.start_secured(secured).await);
+    for (tls, url, middlewares) in [
+        (None, &plain, ""),
+        (None, &plain, "small"),
+        (None, &secured, "small"),
+        (Some(&authority), &plain, ""),
+        (Some(&authority), &secured, ""),
+    ] {
+        let gateway = gateway(&format!("servers: [{{url: '{url}'}}]"), middlewares, &authority).await;
+        let client = client(&gateway, tls).await;
 
         // Both sides stream: each message is answered before the next one is sent.
         let (response, mut send) =
@@ -198,7 +131,7 @@ async fn calls_of_all_kinds() {
         send.send_data(Bytes::new(), true).unwrap();
         assert_eq!(next(response.body_mut()).await, None);
         assert_eq!(soon(response.body_mut().trailers()).await.unwrap().unwrap(), status(0));
-        counted(&gateway, 0, 1).await;
+        counted(&gateway, GRPC, 0, 1).await;
 
         // One message each way, and a status without any.
         for (path, body, code) in [("/t.T/Broken", Some(message(b"half")), 13), ("/t.T/Absent", None, 5)] {
@@ -210,7 +143,7 @@ async fn calls_of_all_kinds() {
             let trailers = soon(response.body_mut().trailers()).await.unwrap();
             let told = trailers.as_ref().unwrap_or(response.headers());
             assert_eq!(told["grpc-status"], code.to_string(), "{path}");
-            counted(&gateway, code, 1).await;
+            counted(&gateway, GRPC, code, 1).await;
         }
 
         // Who hangs up is heard by the server.
@@ -223,31 +156,64 @@ async fn calls_of_all_kinds() {
         send.send_reset(Reason::CANCEL);
         drop(response);
         until(|| calls.cancelled.load(Ordering::SeqCst) > before).await;
-        counted(&gateway, 2, 1).await;
+        counted(&gateway, GRPC, 2, 1).await;
+    }
+}
+
+/// A server that answers before it has the whole request takes no more of it. A client over HTTP/1 that was told that its connection goes
+/// on can send that, and its next request.
+#[tokio::test]
+async fn an_early_answer_keeps_the_connection() {
+    let (calls, authority) = (Calls::default(), Authority::new());
+    let url = calls.start().await;
+    for middlewares in ["", "browsers"] {
+        let gateway = gateway(&format!("servers: [{{url: '{url}'}}]"), middlewares, &authority).await;
+        let mut peer = gateway.connect().await;
+        for round in 0..3 {
+            let kind = "application/grpc-web";
+            peer.send(format!(
+                "POST /t.T/Absent HTTP/1.1\r\nHost: a.test\r\nContent-Type: {kind}\r\nContent-Length: 2000\r\n\r\n"
+            ))
+            .await;
+            let answer = peer.response_to("POST").await.unwrap();
+            assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("5")), "{}", answer.head);
+            assert_eq!(answer.header("connection"), Some("keep-alive"), "{}", answer.head);
+            peer.send([b'x'; 1000]).await;
+            peer.send([b'x'; 1000]).await;
+            let after = peer.get("/text", "").await;
+            assert_eq!((after.status, after.body.len()), (200, 5000), "round {round}: {}", gateway.log());
+        }
     }
 }
 
 /// What the gateway has to say itself is plain HTTP, which clients map; gRPC knows no better word than 2 for it.
 #[tokio::test]
 async fn an_answer_of_the_gateway() {
-    let gateway = gateway("servers: []", "").await;
+    let gateway = gateway("servers: []", "", &Authority::new()).await;
     let (response, _) =
-        soon(client(&gateway).await.ready()).await.unwrap().send_request(call("/t.T/Echo"), true).unwrap();
+        soon(client(&gateway, None).await.ready()).await.unwrap().send_request(call("/t.T/Echo"), true).unwrap();
     let response = soon(response).await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers().get("grpc-status")), (503, None));
-    counted(&gateway, 2, 1).await;
+    counted(&gateway, GRPC, 2, 1).await;
 }
 
-/// Servers say by gRPC's own protocol whether they serve.
+/// Servers say by gRPC's own protocol whether they serve, with TLS and without.
 #[tokio::test]
 async fn servers_tell_their_health() {
+    let authority = Authority::new();
+    let pair = authority.certify(&["a.test"]);
+    tell_their_health(&authority, async |calls| calls.start().await).await;
+    tell_their_health(&authority, async |calls| calls.start_secured(pair.server(&["h2"])).await).await;
+}
+
+async fn tell_their_health(authority: &Authority, start: impl AsyncFn(&Calls) -> String) {
     let (well, other) = (Calls::default(), Calls::default());
     well.is_serving.store(true, Ordering::SeqCst);
-    let (first, second) = (well.start().await, other.start().await);
+    let (first, second) = (start(&well).await, start(&other).await);
     let service = format!(
         "servers: [{{url: '{first}'}}, {{url: '{second}'}}], healthCheck: {{mode: grpc, interval: 20ms, timeout: 5s}}"
     );
-    let gateway = gateway(&service, "").await;
+    let gateway = gateway(&service, "", authority).await;
     let up = |url: &str, up: u8| format!("traefik_service_server_up{{service=\"s@file\",url=\"{url}\"}} {up}");
     for (is_serving, expected) in [(false, 0), (true, 1), (false, 0)] {
         other.is_serving.store(is_serving, Ordering::SeqCst);
@@ -268,7 +234,7 @@ async fn servers_tell_their_health() {
 #[tokio::test]
 async fn encoded_answers_are_whole() {
     let url = Calls::default().start().await;
-    let gateway = gateway(&format!("servers: [{{url: '{url}'}}]"), "small").await;
+    let gateway = gateway(&format!("servers: [{{url: '{url}'}}]"), "small", &Authority::new()).await;
     let mut peer = gateway.connect().await;
     let empty = peer.get("/empty", "Accept-Encoding: gzip\r\n").await;
     assert_eq!(
@@ -286,29 +252,19 @@ async fn encoded_answers_are_whole() {
     assert_eq!((plain.header("content-encoding"), plain.text()), (None, &*"text ".repeat(1000)));
 }
 
-/// A client and a server that others wrote, with calls of all kinds.
+/// A client and a server that others wrote, with calls of all kinds, each side with TLS and without.
 #[tokio::test]
 async fn a_client_and_a_server_of_others() {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/harness/grpc_peer.py");
-    let peer = |arguments: &[&str]| {
-        let mut command = tokio::process::Command::new("/usr/bin/python3");
-        command.arg(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        command
-    };
-    let probe =
-        std::process::Command::new("/usr/bin/python3").args(["-c", "import grpc"]).stderr(Stdio::null()).status();
-    if !probe.is_ok_and(|status| status.success()) {
-        return crate::tcp_clients::skip("grpcio for /usr/bin/python3");
-    }
-    let mut server = peer(&["serve"]).spawn().unwrap();
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let port = soon(lines.next_line()).await.unwrap().unwrap();
-    let service = format!(
-        "servers: [{{url: 'h2c://127.0.0.1:{port}'}}], healthCheck: {{mode: grpc, interval: 20ms, timeout: 5s}}"
-    );
-    let gateway = gateway(&service, "small").await;
-    let output = soon(peer(&["call", &gateway.address().to_string()]).output()).await.unwrap();
-    let expected = "\
+    let authority = Authority::new();
+    let pair = authority.certify(&["a.test"]);
+    for server_pair in [None, Some(&pair)] {
+        let Some(server) = Others::start(Program::Grpc, server_pair).await else { return };
+        let url = format!("{}://{}", if server_pair.is_some() { "https" } else { "h2c" }, server.address());
+        let probe = "healthCheck: {mode: grpc, interval: 20ms, timeout: 5s}";
+        let gateway = gateway(&format!("servers: [{{url: '{url}'}}], {probe}"), "small", &authority).await;
+        for tls in [None, Some(&authority)] {
+            let said = Program::Grpc.call(&gateway.address().to_string(), tls).await;
+            let expected = "\
 unary hello OK kept
 large 3145728
 status NOT_FOUND nö such thing
@@ -320,5 +276,7 @@ server streams n0 n1 n2 n3 n4
 both stream 1 2 3
 cancelled yes
 ";
-    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+            assert_eq!(said, expected, "TLS: {} {url}\n{}", tls.is_some(), gateway.log());
+        }
+    }
 }

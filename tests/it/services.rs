@@ -366,7 +366,7 @@ async fn websocket(gateway: &Gateway) -> Peer {
 }
 
 /// A server that sends an event each time that the test says so.
-async fn events() -> Server {
+pub(crate) async fn events() -> Server {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
     Server::start(move |_| {
         vec![

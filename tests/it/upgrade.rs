@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustls::HandshakeKind;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 
+use crate::harness::calls::{Calls, message, status};
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{End, PATIENCE, Peer, soon, until};
 use crate::harness::server::{Server, Step, ok};
@@ -33,16 +35,22 @@ impl Line {
 
     /// With these lines of YAML as well.
     async fn with(flags: &[&str], server: &Server, more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("portcullis");
-        install(&program);
-        let mut setup = Gateway::setup().program(&program).dynamic(format!(
+        let text = format!(
             "http:
   routers: {{all: {{rule: 'PathPrefix(`/`)', service: one}}}}
   services: {{one: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}
 {more}",
             server.url()
-        ));
+        );
+        Self::configured(flags, text).await
+    }
+
+    /// With this dynamic configuration.
+    async fn configured(flags: &[&str], text: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("portcullis");
+        install(&program);
+        let mut setup = Gateway::setup().program(&program).dynamic(text);
         for flag in flags {
             setup = setup.flag(flag);
         }
@@ -177,13 +185,17 @@ async fn server() -> Server {
 
 async fn websocket(address: SocketAddr) -> Peer {
     let mut peer = Peer::connect(address).await;
+    upgrade_to_websocket(&mut peer).await;
+    peer
+}
+
+async fn upgrade_to_websocket<S: AsyncRead + AsyncWrite + Unpin>(peer: &mut Peer<S>) {
     peer.send(
         "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     )
     .await;
     assert_eq!(peer.response_to("GET").await.unwrap().status, 101);
-    peer
 }
 
 #[tokio::test]
@@ -225,6 +237,72 @@ async fn upgrades_lose_nothing() {
     let told = line.gateway.told("reload").await;
     assert_eq!(told.code, Some(0), "{told:?}");
     assert_eq!(Peer::connect(address).await.get("/quick", "").await.status, 200);
+}
+
+/// What lasts stays with the old process until it ends by itself: a WebSocket over TLS, and a gRPC stream, whose client is told
+/// to open its next one elsewhere.
+#[tokio::test]
+async fn secured_streams_stay_with_the_old_process() {
+    let (server, calls, authority) = (server().await, Calls::default(), Authority::new());
+    let pair = authority.certify(&["a.test"]);
+    let text = format!(
+        "http:
+  routers: {{all: {{rule: 'PathPrefix(`/`)', service: one}}, calls: {{rule: 'PathPrefix(`/t.T/`)', service: two}}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+    two: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
+tls: {{certificates: [{{certFile: {}, keyFile: {}}}]}}
+",
+        server.url(),
+        calls.start().await,
+        quoted(&pair.certificate),
+        quoted(&pair.key)
+    );
+    let flags = ["entryPoints.web.http.tls=true", "drain.timeout=1h", "drain.webSocketTimeout=1h"];
+    let mut line = Line::configured(&flags, text).await;
+    let address = line.gateway.address();
+    let connect = async |protocol: &str| {
+        shake_hands(&Arc::new(authority.client(&[protocol], None)), address, "a.test").await.unwrap()
+    };
+    let mut tunnel = Peer::of(connect("http/1.1").await);
+    upgrade_to_websocket(&mut tunnel).await;
+    let (mut client, connection) = soon(h2::client::handshake(connect("h2").await)).await.unwrap();
+    tokio::spawn(connection);
+    let call = || {
+        let call = http::Request::post("https://a.test/t.T/Echo").header("content-type", "application/grpc");
+        call.header("te", "trailers").body(()).unwrap()
+    };
+    let (response, mut send) = client.send_request(call(), false).unwrap();
+    send.send_data(message(b"0"), false).unwrap();
+    let mut body = soon(response).await.unwrap().into_body();
+    assert_eq!(soon(body.data()).await.unwrap().unwrap(), message(b"0"));
+    for round in 0..2 {
+        let told = line.upgrade().await;
+        assert_eq!(told.code, Some(0), "{told:?} {}", line.gateway.log());
+        tunnel.send("still here").await;
+        assert_eq!(tunnel.bytes(10).await, b"still here");
+        // Its connection takes no more streams, as the client has been told; this one goes on.
+        soon(async {
+            while client.clone().ready().await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let text = message(format!("round {round}").as_bytes());
+        send.send_data(text.clone(), false).unwrap();
+        assert_eq!(soon(body.data()).await.unwrap().unwrap(), text);
+    }
+    let (mut other, connection) = soon(h2::client::handshake(connect("h2").await)).await.unwrap();
+    tokio::spawn(connection);
+    let (response, mut next) = other.send_request(call(), false).unwrap();
+    next.send_data(Bytes::new(), true).unwrap();
+    assert_eq!(soon(response).await.unwrap().status(), 200, "the new process serves calls");
+    send.send_data(Bytes::new(), true).unwrap();
+    assert!(soon(body.data()).await.is_none());
+    assert_eq!(soon(body.trailers()).await.unwrap().unwrap(), status(0));
+    assert!(line.gateway.is_alive(), "its tunnel is still there");
+    drop(tunnel);
+    assert_eq!(line.gateway.ended().await, Some(0));
 }
 
 #[tokio::test]

@@ -81,8 +81,10 @@ impl ProxyHttp for Hooks {
         request: &mut RequestHeader,
         flight: &mut Flight,
     ) -> Result<()> {
+        flight.by_pingora = true;
         upstream::invite_body(session, request).await?;
-        upstream::want_trailers(request, session.req_header())?;
+        upstream::want_trailers(request, session.req_header(), flight)?;
+        upstream::forget_length(request, flight)?;
         self.address(request, flight)
     }
 
@@ -170,9 +172,8 @@ impl ProxyHttp for Hooks {
         flight.grpc_status = tell::grpc_status(trailers);
         // No piece of the body was the last one. What a transform still holds goes out in place of the trailers: Pingora sends
         // either, and a body that is cut off is worse.
-        let mut rest = None;
-        flight.pass_up(&mut rest, true)?;
-        Ok(rest.filter(|rest| !rest.is_empty()))
+        // Where they are part of the body (`grpcWeb`), that is how they get to the client.
+        Ok(flight.end_with_trailers(trailers)?.filter(|rest| !rest.is_empty()))
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, flight: &mut Flight) -> FailToProxy {
@@ -206,13 +207,16 @@ impl ProxyHttp for Hooks {
         true
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, flight: &mut Flight) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, flight: &mut Flight) {
         lane::leave(session, flight);
         flight.release_attempt();
         if flight.fault == Some(Fault::ClientGone) {
             Stream::note_abandoned();
         }
         self.tell(session, flight);
+        if error.is_none() && flight.by_pingora {
+            respond::keep_as_told(session, flight).await;
+        }
     }
 }
 
@@ -318,6 +322,9 @@ impl Gateway {
         flight.first_byte = None;
         // What was kept of the body comes through the filter once more.
         flight.received_bytes = 0;
+        if let Some(exchange) = &mut flight.exchange {
+            exchange.request_body.restart();
+        }
         flight.attempt_started = Some(Instant::now());
         let upgrade =
             session.req_header().version == Version::HTTP_11 && session.req_header().headers.contains_key(UPGRADE);
@@ -426,10 +433,11 @@ impl Flight {
             Stream::note_progress();
         }
         if let Some(exchange) = self.exchange.as_mut().filter(|exchange| !exchange.request_body.is_empty()) {
+            // What the client sent is not what it said it is.
             exchange
                 .request_body
                 .chunk(body, end_of_stream)
-                .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
+                .map_err(|abort| Error::explain(pingora::ErrorType::InvalidHTTPHeader, abort.reason).into_down())?;
         }
         Ok(())
     }
@@ -448,6 +456,19 @@ impl Flight {
                 .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))?;
         }
         Ok(())
+    }
+
+    /// Ends the answer's body, whose last piece has gone up, with trailers. What comes out goes to the client.
+    ///
+    /// # Errors
+    /// If a middleware gives the answer up.
+    fn end_with_trailers(&mut self, trailers: &HeaderMap) -> Result<Option<Bytes>> {
+        Stream::note_progress();
+        let Some(exchange) = self.exchange.as_mut() else { return Ok(None) };
+        exchange
+            .response_body
+            .end_with_trailers(trailers)
+            .map_err(|abort| Error::explain(pingora::ErrorType::InternalError, abort.reason))
     }
 
     /// Chooses a server for the next attempt.

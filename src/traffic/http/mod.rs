@@ -97,6 +97,8 @@ pub struct Flight {
     fault: Option<Fault>,
     /// The response has begun to reach the client: nothing may be tried again.
     responding: bool,
+    /// The request took Pingora's own way to a server.
+    by_pingora: bool,
     /// Where the request went last, for the log; kept after the selection is released.
     last_server: Option<Arc<Server>>,
     service: Option<Name>,

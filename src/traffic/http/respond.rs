@@ -152,6 +152,15 @@ fn expects_word(session: &Session) -> bool {
     session.req_header().headers.contains_key(EXPECT)
 }
 
+/// Keeps a client's connection if it was told so, after an answer that has gone out whole. Pingora lets go of it where an HTTP/2 server
+/// answers and takes no more of the request, as gRPC servers do with what they refuse: the client's next request would be lost.
+pub(super) async fn keep_as_told(session: &mut Session, flight: &Flight) {
+    let Some(connection) = flight.connection.as_ref().filter(|connection| !connection.is_upgraded()) else { return };
+    if session.downstream_session.get_keepalive().is_some() && drain(session).await {
+        connection.set_reusable();
+    }
+}
+
 /// Throws away what has come of the request body already, without waiting for more: the answer does not wait for the client.
 async fn skim(session: &mut Session) {
     let mut read = 0;

@@ -106,7 +106,8 @@ impl Gateway {
             return;
         }
         let headers = &session.req_header().headers;
-        let protocol = Protocol::of(headers);
+        // The server's side of a translated call is gRPC.
+        let protocol = if exchange.is_grpc_web { Protocol::GrpcWeb } else { Protocol::of(headers) };
         let status = match protocol {
             Protocol::Grpc | Protocol::GrpcWeb => {
                 let of_head = || grpc_status(&session.response_written()?.headers);
@@ -132,7 +133,8 @@ impl Gateway {
             meters.record(&observation);
         }
         if let Some(meters) = &flight.service_meters {
-            meters.record(&observation);
+            let protocol = if exchange.is_grpc_web { Protocol::Grpc } else { protocol };
+            meters.record(&Observation { protocol, ..observation });
             for _ in 1..flight.attempt {
                 meters.record_retry();
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, TE, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri, Version};
 use pingora::ErrorType;
@@ -61,14 +61,24 @@ pub fn address(request: &mut RequestHeader, selection: &Selection) -> Result<()>
     Ok(())
 }
 
-/// Tells an HTTP/2 server that the client takes trailers, which gRPC servers insist on. Pingora removes the field from
-/// requests in the lane, as it speaks of a connection (RFC 9110 §10.1.4); trailers come through this one.
-pub(super) fn want_trailers(request: &mut RequestHeader, asked: &RequestHeader) -> Result<()> {
-    let wanted = request.version == Version::HTTP_2
-        && asked.version == Version::HTTP_2
-        && !request.headers.contains_key(TE)
-        && asked.headers.get(TE).is_some_and(|value| value == "trailers");
+/// Tells an HTTP/2 server that trailers are taken, which gRPC servers insist on: by the client, or by us who put them into the body.
+/// Pingora removes the field from requests in the lane, as it speaks of a connection (RFC 9110 §10.1.4); trailers come through
+/// this one.
+pub(super) fn want_trailers(request: &mut RequestHeader, asked: &RequestHeader, flight: &Flight) -> Result<()> {
+    let client_takes =
+        || asked.version == Version::HTTP_2 && asked.headers.get(TE).is_some_and(|value| value == "trailers");
+    let we_take = flight.exchange.as_ref().is_some_and(|exchange| exchange.is_grpc_web);
+    let wanted = request.version == Version::HTTP_2 && !request.headers.contains_key(TE) && (we_take || client_takes());
     if wanted { request.insert_header(TE, HeaderValue::from_static("trailers")) } else { Ok(()) }
+}
+
+/// Takes the length that the client told off a request whose body is changed on the way.
+pub(super) fn forget_length(request: &mut RequestHeader, flight: &Flight) -> Result<()> {
+    let has_length = flight.changes_request_body() && request.remove_header(&CONTENT_LENGTH).is_some();
+    if has_length && request.version != Version::HTTP_2 {
+        return request.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    Ok(())
 }
 
 /// Tells a client that waits for our word (RFC 9110 §10.1.1) to send its body, as a connection to the server stands. The server is
@@ -89,6 +99,11 @@ pub(super) async fn invite_body(session: &mut Session, request: &mut RequestHead
 }
 
 impl Flight {
+    /// Whether the server gets other bytes than the client sends.
+    pub(super) fn changes_request_body(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| !exchange.request_body.is_empty())
+    }
+
     /// The server's final answer has begun.
     pub(super) fn note_answer(&mut self, status: StatusCode) {
         self.origin_status = status.as_u16();

@@ -1,5 +1,6 @@
-"""A gRPC server and a gRPC client of others (grpcio): `serve` says its port and serves until its input ends; `call ADDRESS` makes
-calls of all kinds through whatever listens there and says what came of each."""
+"""A gRPC server and a gRPC client of others (grpcio): `serve` says its port and serves until its input ends, over TLS if it is
+told a certificate and its key; `call ADDRESS` makes calls of all kinds through whatever listens there and says what came of each, over
+TLS if it is told an authority that vouches for `a.test`."""
 
 import sys
 import threading
@@ -76,22 +77,36 @@ class Handler(grpc.GenericRpcHandler):
         return METHODS.get(details.method)
 
 
-def serve():
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def serve(certificate=None, key=None):
     server = grpc.server(futures.ThreadPoolExecutor(16), handlers=(Handler(),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    if certificate:
+        credentials = grpc.ssl_server_credentials([(read(key), read(certificate))])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
+    print(port, flush=True)
     server.start()
     sys.stdin.read()
     server.stop(0)
 
 
-def call(address):
+def call(address, authority=None):
     def failure(method, seconds):
         try:
             channel.unary_unary(method)(b"x", timeout=seconds)
         except grpc.RpcError as error:
             return f"{error.code().name} {error.details()}"
 
-    channel = grpc.insecure_channel(address)
+    if authority:
+        options = [("grpc.ssl_target_name_override", "a.test")]
+        channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(read(authority)), options)
+    else:
+        channel = grpc.insecure_channel(address)
     answer, ended = channel.unary_unary("/t.T/Echo").with_call(b"hello", timeout=30)
     print("unary", answer.decode(), ended.code().name, dict(ended.trailing_metadata())["x-trailer"])
     print("large", len(channel.unary_unary("/t.T/Echo")(b"x" * 3 * MEBIBYTE, timeout=30)))
@@ -109,6 +124,6 @@ def call(address):
 
 
 if sys.argv[1] == "serve":
-    serve()
+    serve(*sys.argv[2:])
 else:
-    call(sys.argv[2])
+    call(*sys.argv[2:])

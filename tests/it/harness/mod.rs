@@ -1,10 +1,12 @@
 //! What integration tests share.
 
+pub(crate) mod calls;
 pub(crate) mod door;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod h2_server;
 pub(crate) mod origin;
+pub(crate) mod others;
 pub(crate) mod page;
 pub(crate) mod pebble;
 pub(crate) mod peer;

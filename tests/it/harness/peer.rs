@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// Longest wait of a test; only a failing one waits that long.
@@ -55,8 +55,8 @@ impl Answer {
     }
 }
 
-pub(crate) struct Peer {
-    stream: TcpStream,
+pub(crate) struct Peer<S = TcpStream> {
+    stream: S,
     buffer: Vec<u8>,
 }
 
@@ -67,11 +67,6 @@ impl Peer {
         Self { stream, buffer: Vec::new() }
     }
 
-    /// A client over a connection that stands.
-    pub(crate) fn of(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::new() }
-    }
-
     /// A client with another address of the loopback.
     pub(crate) async fn connect_from(source: [u8; 4], address: SocketAddr) -> Self {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
@@ -79,13 +74,38 @@ impl Peer {
         Self { stream: socket.connect(address).await.expect("connect"), buffer: Vec::new() }
     }
 
+    /// Waits until something has come in, and leaves it there.
+    pub(crate) async fn readable(&self) {
+        soon(self.stream.readable()).await.expect("readable");
+    }
+
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.stream.local_addr().expect("an address")
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    /// A client over a connection that stands.
+    pub(crate) fn of(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        soon(self.stream.write_all(bytes.as_ref())).await.expect("send");
+        self.write(bytes.as_ref()).await.expect("send");
     }
 
     /// Sends, and does not care whether the other side still takes it.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        soon(self.stream.write_all(bytes.as_ref())).await.is_ok()
+        self.write(bytes.as_ref()).await.is_ok()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        soon(async {
+            self.stream.write_all(bytes).await?;
+            // TLS may keep some of it otherwise.
+            self.stream.flush().await
+        })
+        .await
     }
 
     /// Sends byte by byte, each in a segment of its own as far as the kernel plays along.
@@ -96,11 +116,6 @@ impl Peer {
             }
             tokio::task::yield_now().await;
         }
-    }
-
-    /// Waits until something has come in, and leaves it there.
-    pub(crate) async fn readable(&self) {
-        soon(self.stream.readable()).await.expect("readable");
     }
 
     pub(crate) async fn half_close(&mut self) {
@@ -134,8 +149,8 @@ impl Peer {
         Ok(self.buffer.drain(..count).collect())
     }
 
-    /// The head of the next response, or how the connection ended instead.
-    pub(crate) async fn head(&mut self) -> Result<Answer, End> {
+    /// The head of the next message, whoever writes it.
+    async fn lines(&mut self) -> Result<String, End> {
         let end = loop {
             match self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -143,7 +158,17 @@ impl Peer {
             }
         };
         let head: Vec<u8> = self.buffer.drain(..end).collect();
-        let head = String::from_utf8(head).expect("the head is text");
+        Ok(String::from_utf8(head).expect("the head is text"))
+    }
+
+    /// The head of a request, for tests that are the server.
+    pub(crate) async fn request_head(&mut self) -> String {
+        self.lines().await.expect("a request")
+    }
+
+    /// The head of the next response, or how the connection ended instead.
+    pub(crate) async fn head(&mut self) -> Result<Answer, End> {
+        let head = self.lines().await?;
         Ok(Answer { status: head[9..12].parse().expect("a status"), head, body: Vec::new(), trailers: String::new() })
     }
 
@@ -262,11 +287,7 @@ impl Peer {
         (std::mem::take(&mut self.buffer), end)
     }
 
-    pub(crate) fn local(&self) -> SocketAddr {
-        self.stream.local_addr().expect("an address")
-    }
-
-    pub(crate) fn into_stream(self) -> TcpStream {
+    pub(crate) fn into_stream(self) -> S {
         self.stream
     }
 }

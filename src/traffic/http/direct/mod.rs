@@ -138,7 +138,10 @@ impl Gateway {
     /// Sends the request and passes the answer on, but for parts that are left to be written. Whether the connection can be used
     /// again.
     async fn converse(&self, conversation: &mut Conversation<'_>, peer: &HttpPeer) -> Result<bool> {
-        let framing = framing(conversation.session)?;
+        let framing = match framing(conversation.session)? {
+            Some(_) if conversation.flight.changes_request_body() => Some(Framing::Chunked),
+            framing => framing,
+        };
         let mut request = self.request_for_server(conversation.session.req_header(), conversation.flight, framing)?;
         upstream::invite_body(conversation.session, &mut request).await?;
         let head = http_req_header_to_wire(&request).ok_or_else(|| {
@@ -195,7 +198,10 @@ impl Gateway {
             request.insert_header(HOST, host)?;
         }
         match framing {
-            Some(Framing::Chunked) => request.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?,
+            Some(Framing::Chunked) => {
+                request.remove_header(&CONTENT_LENGTH);
+                request.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+            }
             // There may be several that say the same.
             Some(Framing::Length(length)) if request.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() => {
                 request.insert_header(CONTENT_LENGTH, length)?;
