@@ -60,17 +60,26 @@ async fn a_broken_guard_lets_nobody_in() {
 #[tokio::test]
 async fn a_router_ranked_too_high_lets_nobody_by() {
     let server = Server::echo().await;
+    let (url, address) = (server.url(), server.url().replace("http://", ""));
     let routing = format!(
         "http:
   routers:
     high: {{rule: 'PathPrefix(`/guarded`)', service: s, priority: 9223372036854775807}}
     low: {{rule: 'PathPrefix(`/`)', service: s, priority: 1000}}
-  services: {{s: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}
-",
-        server.url()
+  services: {{s: {{loadBalancer: {{servers: [{{url: '{url}'}}]}}}}}}
+tcp:
+  routers:
+    first: {{rule: 'ClientIP(`127.0.0.1`)', service: s, entryPoints: [tcp], priority: 9223372036854775807}}
+    low: {{rule: 'HostSNI(`*`)', service: s, entryPoints: [tcp], priority: 1000}}
+  services: {{s: {{loadBalancer: {{servers: [{{address: '{address}'}}]}}}}}}
+"
     );
-    let gateway = Gateway::with(routing).await;
+    let gateway = Gateway::setup().entry_point("tcp").dynamic(routing).start().await;
     assert_eq!(gateway.connect().await.get("/guarded", "").await.status, 503);
+    let mut tcp = Peer::connect(gateway.address_of("tcp")).await;
+    tcp.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    tcp.end().await;
+    assert_eq!(gateway.logged(|line| line["RouterName"] == "first@file").await["ending"], "router-disabled");
     assert_eq!(server.count(), 0);
     assert_eq!(gateway.connect().await.get("/other", "").await.status, 200);
 }

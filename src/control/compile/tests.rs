@@ -568,3 +568,15 @@ fn certificates_are_wanted_for_the_names_of_tcp_routers_that_ask_for_them() {
         }
     }
 }
+
+#[test]
+fn all_that_is_wrong_with_the_tls_options_of_a_router_is_told_once() {
+    let told = Bed::new().problems(
+        "http:
+  routers: {r: {rule: PathPrefix(`/`), service: s, entryPoints: [web, outer], tls: {options: missing}}}
+  services: {s: {loadBalancer: {servers: [{url: 'http://127.0.0.1:1'}]}}}
+",
+    );
+    let count = |part: &str| told.iter().filter(|problem| problem.contains(part)).count();
+    assert_eq!((count("unknown TLS options: missing@file"), count("the rule names no host")), (1, 1), "{told:?}");
+}
