@@ -9,7 +9,7 @@ use std::sync::Arc;
 use divan::{AllocProfiler, Bencher};
 use portcullis::config::install::RuleSyntax;
 use portcullis::config::{Format, Routing, load};
-use portcullis::control::{EntryPointModel, Inbox, Kit, Pipeline, Status, Updates};
+use portcullis::control::{EntryPointModel, EntryPoints, Inbox, Kit, Pipeline, Standing, Status, Updates};
 use portcullis::observe::metrics::{Metrics, Settings};
 use portcullis::problem::Problems;
 use portcullis::service::Transport;
@@ -80,14 +80,15 @@ impl Gateway {
     fn new() -> Option<Self> {
         let runtime = tokio::runtime::Runtime::new().ok()?;
         let metrics = Arc::new(Metrics::new(&Settings::default(), 1));
+        let web = EntryPointModel {
+            name: "web".into(),
+            standing: Standing::Open,
+            is_default: true,
+            middlewares: Box::default(),
+            tls: None,
+        };
         let kit = Kit {
-            entry_points: vec![EntryPointModel {
-                name: "web".into(),
-                is_default: true,
-                middlewares: Box::default(),
-                tls: None,
-            }],
-            udp_entry_points: Vec::new(),
+            entry_points: Arc::new(EntryPoints { tcp: vec![web], ..EntryPoints::default() }),
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Upgrades and reloads a running gateway under load and counts what that broke. The answer has to be: nothing. Before each upgrade
-# one to a bad successor is tried, which has to be refused aloud and must not hurt anyone either.
+# one to a bad successor is tried, which has to be refused aloud and must not hurt anyone either. Every second reload changes the entry
+# points as well: those under load get other options, another one comes or goes.
 #
 #   load-tests/hitless.sh           3 minutes (or HITLESS_SECONDS), 5 upgrades, 60 reloads
 #   load-tests/hitless.sh --short   30 seconds, 2 upgrades, 10 reloads
 #
-# Loopback only. PORTCULLIS_BIN and DRILL_BIN name the programs (default: built in release mode), HITLESS_PORT the first of three ports.
+# Loopback only. PORTCULLIS_BIN and DRILL_BIN name the programs (default: built in release mode), HITLESS_PORT the first of four ports.
 # Ends with 0 if nothing failed and everything that was to happen did happen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,7 +25,7 @@ fi
 portcullis=$(realpath "${PORTCULLIS_BIN:-target/release/portcullis}")
 drill=$(realpath "${DRILL_BIN:-target/release/examples/drill}")
 port=${HITLESS_PORT:-18800}
-origin_port=$((port + 1)) tcp_port=$((port + 2))
+origin_port=$((port + 1)) tcp_port=$((port + 2)) extra_port=$((port + 3))
 work=$(mktemp -d "${TMPDIR:-/tmp}/hitless.XXXXXX")
 # The gateway puts its control socket where systemd would tell it to.
 export RUNTIME_DIRECTORY=$work
@@ -120,6 +121,49 @@ END
     mv "$work/dynamic.next" "$work/dynamic.yaml"
 }
 
+# Writes the static configuration: with each number every entry point that the load goes through is told something else, and with every second
+# one there is one entry point more. Replaced in one step.
+entry_points() {
+    local extra=
+    (($1 % 2 == 0)) || extra="extra: { address: \"127.0.0.1:$extra_port\" }"
+    cat >"$work/static.next" <<END
+entryPoints:
+  web:
+    address: 127.0.0.1:$port
+    transport:
+      lifeCycle:
+        graceTimeOut: 10s
+    limits:
+      headTimeout: $((8 + $1 % 3))s
+  tunnels:
+    address: 127.0.0.1:$tcp_port
+    limits:
+      headTimeout: $((8 + $1 % 3))s
+  datagrams:
+    address: 127.0.0.1:$port/udp
+    # Short, so that sessions end and begin all the time.
+    udp:
+      timeout: $((500 + $1 % 3))ms
+  $extra
+providers:
+  providersThrottleDuration: 100ms
+  file:
+    filename: $work/dynamic.yaml
+    watch: true
+END
+    mv "$work/static.next" "$work/static.yaml"
+}
+
+# Has other entry points come into force, and looks whether they have.
+change_entry_points() {
+    entry_points "$1"
+    "$portcullis" reload --control "$control" >>"$work/reloads" 2>&1 || return 1
+    local found=closed
+    # No router names it: it has none to offer but an answer.
+    [[ $(curl -sS -o /dev/null --max-time 5 -w '%{http_code}' "http://127.0.0.1:$extra_port/" 2>/dev/null) == 000 ]] || found=open
+    if (($1 % 2 == 0)); then [[ $found == closed ]]; else [[ $found == open ]]; fi
+}
+
 # A program that differs from the one before by a byte, put in its place in one step.
 replace_program() {
     cp "$portcullis" "$work/portcullis.next"
@@ -151,28 +195,9 @@ generations_alive() {
     ps -o pid= -o stat= -g "$gateway" 2>/dev/null | awk '$2 !~ /^Z/ { count++ } END { print count + 0 }'
 }
 
-cat >"$work/static.yaml" <<END
-entryPoints:
-  web:
-    address: 127.0.0.1:$port
-    transport:
-      lifeCycle:
-        graceTimeOut: 10s
-  tunnels:
-    address: 127.0.0.1:$tcp_port
-  datagrams:
-    address: 127.0.0.1:$port/udp
-    # Short, so that sessions end and begin all the time.
-    udp:
-      timeout: 500ms
-providers:
-  providersThrottleDuration: 100ms
-  file:
-    filename: $work/dynamic.yaml
-    watch: true
-END
 "$drill" certify "$work"
 route 0
+entry_points 0
 replace_program 0
 
 "$drill" origin --listen "127.0.0.1:$origin_port" &
@@ -186,7 +211,7 @@ wait_until_served
 load=$!
 
 # The events lie evenly over the time, a little away from its ends.
-upgraded=0 reloaded=0 refused=0 bad=0 most_alive=0 failed=0
+upgraded=0 reloaded=0 refused=0 bad=0 most_alive=0 failed=0 changes=0 changed=0
 begin=$(date +%s%N)
 span=$(((seconds - 4) * 1000000000))
 for event in $(seq "$reloads"); do
@@ -195,6 +220,14 @@ for event in $(seq "$reloads"); do
     ((due <= now)) || sleep "$(awk "BEGIN { print ($due - $now) / 1e9 }")"
     route "$event"
     reloaded=$((reloaded + 1))
+    if ((event % 2 == 0)); then
+        changes=$((changes + 1))
+        if change_entry_points "$changes"; then
+            changed=$((changed + 1))
+        else
+            tail -n 3 "$work/reloads" >&2
+        fi
+    fi
     if ((event * upgrades / reloads > upgraded + refused)); then
         spoil_program "$upgraded"
         if "$portcullis" upgrade --control "$control" >>"$work/upgrades" 2>&1; then
@@ -219,7 +252,7 @@ done
 wait "$load" || failed=1
 load=
 cat "$work/table"
-echo "upgrades: $upgraded of $upgrades, bad successors refused: $bad, reloads: $reloaded of $reloads, generations alive at once: at most $most_alive"
+echo "upgrades: $upgraded of $upgrades, bad successors refused: $bad, reloads: $reloaded of $reloads, entry points changed: $changed of $changes, generations alive at once: at most $most_alive"
 
 # Every predecessor has to be gone when its last client is, and the last one has to end by itself.
 for _ in $(seq 200); do
@@ -250,5 +283,5 @@ if ((resumed == 0)); then
     echo "no TLS session was resumed"
     failed=1
 fi
-((upgraded == upgrades)) || failed=1
+((upgraded == upgrades && changed == changes)) || failed=1
 exit "$failed"

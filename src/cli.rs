@@ -54,7 +54,7 @@ Exit codes:
 Signals:
   TERM, INT  drain and end; a second one ends at once
   QUIT       drain and end
-  HUP        read the dynamic configuration again
+  HUP        read the configuration again
   USR1       reopen log files
   USR2       replace the running binary without dropping a connection"
 )]
@@ -89,7 +89,7 @@ pub enum Verb {
     Healthcheck(RunArgs),
     /// Print the version
     Version(VersionArgs),
-    /// Have a running gateway read its dynamic configuration again, and wait for the outcome
+    /// Have a running gateway read its configuration again, entry points included, and wait for the outcome
     Reload(ControlArgs),
     /// Replace a running gateway's binary without dropping a connection, and wait for the outcome
     Upgrade(ControlArgs),

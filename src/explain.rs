@@ -11,13 +11,13 @@ use pingora::http::RequestHeader;
 use crate::app::App;
 use crate::check;
 use crate::cli::{self, Exit, ExplainArgs};
+use crate::control::EntryPoints;
 use crate::control::status::Applied;
 use crate::exchange::{Client, ConnectionView, Exchange, Original, RequestView, TlsFacts};
 use crate::middleware::Flow;
 use crate::service::Service;
 use crate::snapshot::{Route, Target};
 use crate::traffic::http::{EntryPointHttp, forwarded, guard, is_misdirected, upstream};
-use crate::units::Name;
 
 mod connection;
 
@@ -49,18 +49,13 @@ fn answer(arguments: &ExplainArgs) -> Result<String, String> {
     let question = Question { protocols: protocols(&arguments.alpn, &["h2", "http/1.1"]), ..question };
     let offline = check::offline(&rest)?;
     let app = &offline.app;
-    let index = match entry_point(app, &app.entry_points, arguments, question.port())? {
-        Some(index) => index,
-        None => {
-            let defaults = app.install.default_entry_points();
-            app.entry_points.iter().position(|name| defaults.contains(name)).unwrap_or_default()
-        }
-    };
+    let entry_points = app.entry_points();
+    let found = entry_point(app, &tcp_names(&entry_points), arguments, question.port())?;
+    let index = found.or_else(|| entry_points.tcp.iter().position(|one| one.is_default)).unwrap_or_default();
     let is_trusted = app.trusts(index, question.client);
-    let treated = app.http();
-    let treated = treated.get(index).ok_or("there is no entry point")?;
+    let treated = app.http(index).ok_or("there is no entry point")?;
     let applied = app.status.applied().ok_or("no configuration could be applied")?;
-    offline.runtime.block_on(explain(&question, &applied, (index, is_trusted), treated))
+    offline.runtime.block_on(explain(&question, &applied, (index, is_trusted), &treated))
 }
 
 /// Explains a connection.
@@ -68,14 +63,15 @@ fn connect(arguments: &ExplainArgs, rest: &[String]) -> Result<String, String> {
     let (host, port) = host_and_port(&arguments.url)?;
     let offline = check::offline(rest)?;
     let app = &offline.app;
-    let index = entry_point(app, &app.entry_points, arguments, port)?;
+    let names = tcp_names(&app.entry_points());
+    let index = entry_point(app, &names, arguments, port)?;
     let index = index.ok_or_else(|| format!("no entry point listens on port {port}; name one by --entry-point"))?;
     let applied = app.status.applied().ok_or("no configuration could be applied")?;
     let door = applied.snapshot.doors.get(index).ok_or("the entry point has no routes")?;
     let (name, protocols) = (server_name(host), protocols(&arguments.alpn, &[]));
     let connection = ConnectionView { server_name: name.as_deref(), protocols: &protocols, client: arguments.client };
     let mut out = String::new();
-    let Some(entry_point) = app.entry_points.get(index) else { return Err("there is no entry point".to_owned()) };
+    let Some(entry_point) = names.get(index) else { return Err("there is no entry point".to_owned()) };
     let _ = writeln!(
         out,
         "connection   {} to {} from {} at entry point {entry_point}",
@@ -94,28 +90,33 @@ fn send(arguments: &ExplainArgs, rest: &[String]) -> Result<String, String> {
     let (_, port) = host_and_port(&arguments.url)?;
     let offline = check::offline(rest)?;
     let app = &offline.app;
-    let names = app.udp_entry_points();
+    let names: Vec<Arc<str>> = app.entry_points().udp.iter().map(|one| one.name.clone()).collect();
     let index = entry_point(app, &names, arguments, port)?;
     let index = index.ok_or_else(|| format!("no entry point for UDP listens on port {port}"))?;
     let applied = app.status.applied().ok_or("no configuration could be applied")?;
     let mut out = String::new();
-    let name = names.get(index).map(Name::as_str).unwrap_or_default();
+    let name = names.get(index).map(|name| &**name).unwrap_or_default();
     let _ = writeln!(out, "datagram     from {} at entry point {name}", arguments.client);
     connection::tell_datagrams(&mut out, applied.snapshot.udp.get(index).and_then(Option::as_deref));
     Ok(out)
 }
 
+/// Names of the entry points for TCP, in the order of their routes.
+fn tcp_names(entry_points: &EntryPoints) -> Vec<Arc<str>> {
+    entry_points.tcp.iter().map(|one| one.name.clone()).collect()
+}
+
 /// The entry point among `names` that is named, or that listens on `port`.
-fn entry_point(app: &App, names: &[Name], arguments: &ExplainArgs, port: u16) -> Result<Option<usize>, String> {
+fn entry_point(app: &App, names: &[Arc<str>], arguments: &ExplainArgs, port: u16) -> Result<Option<usize>, String> {
     if let Some(wanted) = &arguments.entry_point {
-        let known = || names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
-        let found = names.iter().position(|name| name.as_str() == wanted);
+        let found = names.iter().position(|name| **name == **wanted);
         return match found {
             Some(index) => Ok(Some(index)),
-            None => Err(format!("entry point `{wanted}` does not exist; there are: {}", known())),
+            None => Err(format!("entry point `{wanted}` does not exist; there are: {}", names.join(", "))),
         };
     }
-    let listens = |name: &Name| app.install.entry_points.get(name).is_some_and(|found| found.address.port == port);
+    let install = app.install();
+    let listens = |name: &Arc<str>| install.entry_points.get(&**name).is_some_and(|found| found.address.port == port);
     Ok(names.iter().position(listens))
 }
 

@@ -13,10 +13,9 @@ use crate::control::Status;
 use crate::control::status::Applied;
 use crate::exchange::{Exchange, Fault, Reply};
 use crate::service::Internal;
-use crate::units::Name;
 
 use super::listing::{Listed, Listing, decode_segment};
-use super::model::{Class, Model};
+use super::model::{Class, Model, as_written};
 use super::tcp;
 
 /// Answers that may be made at once. Each may take as much memory as the configuration itself.
@@ -31,10 +30,6 @@ pub struct About {
     pub started: String,
     /// Title of the dashboard.
     pub dashboard_name: String,
-    /// Entry points as the API shows them.
-    pub entry_points: Vec<Value>,
-    /// Entry points of routers that name none.
-    pub default_entry_points: Vec<Name>,
     /// What is switched on: `features` of the overview.
     pub features: Value,
     /// Providers that are switched on.
@@ -77,12 +72,6 @@ impl Api {
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match parts.as_slice() {
             ["version"] => ok(&self.version()),
-            ["entrypoints"] => Listing::answer(query, &self.about.entry_points[..]),
-            ["entrypoints", name] => {
-                let name = decode_segment(name);
-                let object = self.about.entry_points.iter().find(|object| object["name"] == name.as_str());
-                found("entry point", &name, object.cloned())
-            }
             // Certificates are not told of: their list is empty, not missing.
             ["certificates"] => Listing::answer(query, &[][..]),
             _ => match self.status.applied() {
@@ -96,15 +85,21 @@ impl Api {
     }
 
     fn of_configuration(&self, parts: &[&str], query: &str, applied: &Applied) -> Reply {
-        let model = Model::new(applied, &self.about);
+        let model = Model::new(applied);
         match parts {
+            ["entrypoints"] => Listing::answer(query, &entry_points(applied)[..]),
+            ["entrypoints", name] => {
+                let name = decode_segment(name);
+                let object = entry_points(applied).into_iter().find(|object| object["name"] == name.as_str());
+                found("entry point", &name, object)
+            }
             ["overview"] => ok(&self.overview(&model, applied)),
-            ["rawdata"] => ok(&raw(&model, applied, &self.about)),
+            ["rawdata"] => ok(&raw(&model, applied)),
             ["tcp", kind] => tcp::Class::of_segment(kind)
-                .map_or_else(nothing_here, |class| Listing::answer(query, &tcp::list(applied, &self.about, class)[..])),
+                .map_or_else(nothing_here, |class| Listing::answer(query, &tcp::list(applied, class)[..])),
             ["tcp", kind, name] => tcp::Class::of_segment(kind).map_or_else(nothing_here, |class| {
                 let name = decode_segment(name);
-                let objects = tcp::list(applied, &self.about, class);
+                let objects = tcp::list(applied, class);
                 let object = objects.into_iter().find(|object| object["name"] == name.as_str());
                 found(kind.trim_end_matches('s'), &name, object)
             }),
@@ -159,14 +154,24 @@ impl Internal for Api {
     }
 }
 
-fn raw(model: &Model<'_>, applied: &Applied, about: &About) -> Value {
+/// Entry points as Traefik's API shows them: as written.
+fn entry_points(applied: &Applied) -> Vec<Value> {
+    let entry_points = applied.entry_points.written.iter().map(|(name, entry_point)| {
+        let mut shown = as_written(entry_point);
+        shown["name"] = json!(name);
+        shown
+    });
+    entry_points.collect()
+}
+
+fn raw(model: &Model<'_>, applied: &Applied) -> Value {
     let by_name = |class: Class| -> BTreeMap<String, Value> {
         let list = model.list(class);
         let objects = (0..list.len()).filter_map(|index| list.object(index));
         objects.map(|object| (object["name"].as_str().unwrap_or_default().to_owned(), object)).collect()
     };
     let of_tcp = |class| -> BTreeMap<String, Value> {
-        let objects = tcp::list(applied, about, class).into_iter();
+        let objects = tcp::list(applied, class).into_iter();
         objects.map(|object| (object["name"].as_str().unwrap_or_default().to_owned(), object)).collect()
     };
     let problems: Vec<String> = applied.outcome.problems.iter().map(ToString::to_string).collect();

@@ -77,7 +77,7 @@ impl Dashboard {
             outcome.routers,
             outcome.problems.len(),
         );
-        let model = Model::new(&applied, &self.about);
+        let model = Model::new(&applied);
         table(
             &mut page,
             "Routers",
@@ -86,7 +86,7 @@ impl Dashboard {
         );
         table(&mut page, "Services", &["name", "type", "serverStatus", "usedBy"], &model.list(Class::Services));
         table(&mut page, "Middlewares", &["name", "type", "usedBy"], &model.list(Class::Middlewares));
-        let of_tcp = |class| tcp::list(&applied, &self.about, class);
+        let of_tcp = |class| tcp::list(&applied, class);
         let routers = of_tcp(tcp::Class::Routers);
         if !routers.is_empty() {
             table(&mut page, "TCP routers", &["name", "rule", "service", "entryPoints", "middlewares"], &routers[..]);

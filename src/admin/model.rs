@@ -14,7 +14,6 @@ use crate::problem::{Problem, Severity};
 use crate::service::{self, Kind, Service};
 use crate::units::Name;
 
-use super::api::About;
 use super::listing::Listed;
 
 /// What the API has lists of.
@@ -62,14 +61,13 @@ type Users<'a> = BTreeMap<&'a Name, Vec<&'a Name>>;
 /// What the API shows of one configuration. Objects are made when they are looked at: there may be a million of them.
 pub(super) struct Model<'a> {
     applied: &'a Applied,
-    about: &'a About,
     service_users: OnceCell<Users<'a>>,
     middleware_users: OnceCell<Users<'a>>,
 }
 
 impl<'a> Model<'a> {
-    pub(super) fn new(applied: &'a Applied, about: &'a About) -> Self {
-        Self { applied, about, service_users: OnceCell::new(), middleware_users: OnceCell::new() }
+    pub(super) fn new(applied: &'a Applied) -> Self {
+        Self { applied, service_users: OnceCell::new(), middleware_users: OnceCell::new() }
     }
 
     /// Everything of one class, in the order in which it is listed.
@@ -151,12 +149,12 @@ impl<'a> Model<'a> {
 
     fn router(&self, name: &Name, router: &Router) -> Value {
         let mut object = as_written(router);
+        let known = &self.applied.entry_points;
         let entry_points = match &router.common.entry_points[..] {
-            [] => &self.about.default_entry_points[..],
-            named => named,
+            [] => known.defaults(),
+            named => named.iter().map(Name::as_str).collect(),
         };
-        let is_there = |name: &&Name| self.about.entry_points.iter().any(|known| known["name"] == name.as_str());
-        let using: Vec<&Name> = entry_points.iter().filter(is_there).collect();
+        let using: Vec<_> = entry_points.iter().filter(|name| known.written.contains_key(**name)).collect();
         let priority = match router.common.priority {
             None | Some(0) => router.rule.len() as i64,
             Some(priority) => priority,
@@ -199,16 +197,15 @@ impl<'a> Model<'a> {
 
     fn udp_router(&self, name: &Name, router: &udp::Router) -> Value {
         let mut object = as_written(router);
-        let known = self.about.entry_points.iter().filter(|known| is_for_udp(known));
-        let known: Vec<&str> = known.map(|known| known["name"].as_str().unwrap_or_default()).collect();
+        let known = &self.applied.entry_points.udp;
         let entry_points: Vec<&str> = match router.entry_points.is_empty() {
-            true => known.clone(),
+            true => known.iter().filter(|known| known.is_open()).map(|known| &*known.name).collect(),
             false => router.entry_points.iter().map(Name::as_str).collect(),
         };
         // Each entry point has one router; it is in use where it is the one.
-        let routes = self.applied.snapshot.udp.iter().map(Option::as_ref);
-        let using = known.iter().zip(routes).filter(|(_, route)| route.is_some_and(|route| route.name == *name));
-        object["using"] = json!(using.map(|(entry_point, _)| entry_point).collect::<Vec<_>>());
+        let routes = known.iter().zip(&self.applied.snapshot.udp).filter(|(known, _)| known.is_open());
+        let using = routes.filter(|(_, route)| route.as_ref().is_some_and(|route| route.name == *name));
+        object["using"] = json!(using.map(|(known, _)| &*known.name).collect::<Vec<_>>());
         object["entryPoints"] = json!(entry_points);
         self.finish(object, Class::UdpRouters, name)
     }
@@ -293,11 +290,6 @@ impl Listed for Objects<'_, '_> {
     fn are_routers(&self) -> bool {
         matches!(self.class, Class::Routers | Class::UdpRouters)
     }
-}
-
-/// Whether an entry point, as the API shows it, listens for datagrams.
-fn is_for_udp(entry_point: &Value) -> bool {
-    entry_point["address"].as_str().is_some_and(|address| address.ends_with("/udp"))
 }
 
 /// An error disables, anything else is a warning.

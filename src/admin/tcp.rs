@@ -10,7 +10,6 @@ use crate::control::status::Applied;
 use crate::service::tcp::Service;
 use crate::units::Name;
 
-use super::api::About;
 use super::model::{as_written, finish, problems_of, status};
 
 /// What there is of TCP.
@@ -42,15 +41,17 @@ impl Class {
 }
 
 /// Everything of one class, by name.
-pub(super) fn list(applied: &Applied, about: &About, class: Class) -> Vec<Value> {
+pub(super) fn list(applied: &Applied, class: Class) -> Vec<Value> {
     let tcp = &applied.routing.tcp;
     let show = |name: &Name, object: Value| finish(applied, object, &format!("tcp.{}", class.segment()), name);
     let users = |used: &dyn Fn(&Name) -> bool| -> Vec<&Name> { tcp.routers.keys().filter(|name| used(name)).collect() };
     match class {
         Class::Routers => with_broken(&tcp.routers, &tcp.broken.routers, show, |_, router| {
             let mut object = as_written(router);
-            let entry_points =
-                if router.entry_points.is_empty() { &about.default_entry_points } else { &router.entry_points };
+            let entry_points: Vec<&str> = match router.entry_points.is_empty() {
+                true => applied.entry_points.defaults(),
+                false => router.entry_points.iter().map(Name::as_str).collect(),
+            };
             object["entryPoints"] = json!(entry_points);
             object["using"] = json!(entry_points);
             object["priority"] = json!(tcp_priority(router));

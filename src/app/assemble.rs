@@ -1,24 +1,22 @@
 //! From a configuration to everything that a gateway needs to serve: logs, runtimes, the parts joined, sockets.
 
-use std::net::{TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use crate::cli::Exit;
-use crate::config::EntryPoint;
 use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::problem::{Problem, Problems};
 use crate::process::{Handover, Protocol, SocketName, Sockets, systemd};
-use crate::traffic::{entrypoint, udp};
 use crate::units::Name;
 
+use super::sockets::{self, Bound};
 use super::{App, Start, options};
 
 /// Everything that is ready to serve and does not serve yet.
 pub(super) struct Ready {
     pub(super) app: App,
     pub(super) access_log: Option<Arc<AccessLog>>,
-    pub(super) listeners: Listeners,
+    pub(super) listeners: Vec<Listener>,
     pub(super) control: tokio::runtime::Runtime,
     pub(super) traffic: tokio::runtime::Runtime,
     pub(super) handover: Option<Handover>,
@@ -26,11 +24,13 @@ pub(super) struct Ready {
     pub(super) log: observe::log::Guard,
 }
 
-/// The sockets of all entry points, with what each is told.
-#[derive(Default)]
-pub(super) struct Listeners {
-    pub(super) tcp: Vec<(entrypoint::Options, SocketName, TcpListener)>,
-    pub(super) udp: Vec<(udp::Options, SocketName, Vec<UdpSocket>)>,
+/// The sockets of one entry point that is to be opened.
+pub(super) struct Listener {
+    pub(super) name: Name,
+    pub(super) socket: SocketName,
+    pub(super) bound: Bound,
+    /// Whether systemd has bound them, and holds them as well.
+    pub(super) is_held: bool,
 }
 
 /// Why nothing is started.
@@ -102,55 +102,43 @@ fn runtime(name: &str, threads: usize) -> Result<tokio::runtime::Runtime, Refusa
 }
 
 fn open_access_log(app: &App, threads: usize) -> Result<Option<Arc<AccessLog>>, Problems> {
-    let Some(settings) = &app.install.access_log else { return Ok(None) };
+    let Some(settings) = &app.install().access_log else { return Ok(None) };
     AccessLog::open(settings, threads, app.metrics.access_log_drops())
         .map(|log| Some(Arc::new(log)))
         .map_err(|problem| problem.under("accessLog").into())
 }
 
 /// The listening sockets: inherited from a predecessor or from systemd, or bound.
-fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Listeners, Refusal> {
+fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Vec<Listener>, Refusal> {
+    let problems = app.check_doors();
+    if problems.has_errors() {
+        return Err(problems.into());
+    }
     let (mut adopted, complaints) = systemd::adopt_sockets();
     for complaint in complaints {
         log::warn!("{complaint}");
     }
     let inherits = inherited.is_some();
     let offers = inherited.unwrap_or(&mut adopted);
-    let mut bound = Listeners::default();
-    let (mut problems, mut failures) = (Problems::new(), Problems::new());
-    for (index, (name, entry_point)) in options::tcp_entry_points(&app.install).enumerate() {
-        let options = match options::door(index, name, entry_point) {
-            Ok(mut options) => {
-                options.acme.challenges = app.challenges.clone();
-                options.acme.by_pass |= !options::proves_in_handshakes(&app.install);
-                options
+    let (mut bound, mut failures) = (Vec::new(), Problems::new());
+    let install = app.install();
+    for (name, entry_point) in &install.entry_points {
+        let socket = sockets::name(name, entry_point);
+        let claimed = match socket.protocol {
+            Protocol::Udp => offers.claim_all(&socket),
+            Protocol::Tcp | Protocol::Unix => offers.claim(&socket).into_iter().collect(),
+        };
+        match Bound::from(socket.protocol, claimed) {
+            Some(claimed) => {
+                if inherits && let Err(error) = claimed.set_reuse_port(entry_point.reuse_port) {
+                    log::warn!("{socket} is shared with others as before: {error}");
+                }
+                bound.push(Listener { name: name.clone(), socket, bound: claimed, is_held: !inherits });
             }
-            Err(found) => {
-                problems.extend(found);
-                continue;
-            }
-        };
-        let socket = socket_name(name, entry_point, Protocol::Tcp);
-        let listener = match offers.claim(&socket) {
-            Some(descriptor) => Ok(TcpListener::from(descriptor)),
-            None => entrypoint::bind(&socket.address, entry_point.reuse_port),
-        };
-        match listener {
-            Ok(listener) => bound.tcp.push((options, socket, listener)),
-            Err(error) => failures.push(not_listening(&socket, &error)),
-        }
-    }
-    for (index, (name, entry_point)) in options::udp_entry_points(&app.install).enumerate() {
-        let options = options::udp(index, name, entry_point, &app.install);
-        let socket = socket_name(name, entry_point, Protocol::Udp);
-        let inherited = offers.claim_all(&socket);
-        let sockets = match inherited.is_empty() {
-            false => Ok(inherited.into_iter().map(UdpSocket::from).collect()),
-            true => bind_udp(&socket.address, entry_point, options::threads(&app.install)),
-        };
-        match sockets {
-            Ok(sockets) => bound.udp.push((options, socket, sockets)),
-            Err(error) => failures.push(not_listening(&socket, &error)),
+            None => match sockets::bind(&socket, entry_point, options::threads(&install)) {
+                Ok(new) => bound.push(Listener { name: name.clone(), socket, bound: new, is_held: false }),
+                Err(error) => failures.push(sockets::not_listening(&socket, &error)),
+            },
         }
     }
     if !inherits {
@@ -160,43 +148,5 @@ fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Listeners, Ref
             );
         }
     }
-    if problems.has_errors() {
-        problems.extend(failures);
-        Err(Refusal::Configuration(problems))
-    } else if failures.has_errors() {
-        Err(Refusal::Machine(failures))
-    } else {
-        Ok(bound)
-    }
-}
-
-fn socket_name(name: &Name, entry_point: &EntryPoint, protocol: Protocol) -> SocketName {
-    let address = format!("{}:{}", bracketed(&entry_point.address.host), entry_point.address.port);
-    SocketName { entry_point: name.clone(), protocol, address }
-}
-
-fn not_listening(SocketName { entry_point, address, .. }: &SocketName, error: &std::io::Error) -> Problem {
-    Problem::at(format!("entryPoints.{entry_point}.address"), format!("cannot listen on {address}: {error}"))
-}
-
-/// One socket; with `reusePort` one for each thread, among which the system spreads the clients.
-fn bind_udp(address: &str, entry_point: &EntryPoint, threads: usize) -> std::io::Result<Vec<UdpSocket>> {
-    let first = udp::bind(address, entry_point.reuse_port)?;
-    let mut sockets = vec![first];
-    if entry_point.reuse_port {
-        // Where the system has chosen the port, the others have to be told.
-        let chosen = sockets[0].local_addr()?.to_string();
-        let address = if entry_point.address.port == 0 { &*chosen } else { address };
-        for _ in 1..threads.min(MAX_UDP_SOCKETS) {
-            sockets.push(udp::bind(address, true)?);
-        }
-    }
-    Ok(sockets)
-}
-
-/// Sockets of one entry point for UDP: more are no quicker.
-const MAX_UDP_SOCKETS: usize = 8;
-
-fn bracketed(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+    if failures.has_errors() { Err(Refusal::Machine(failures)) } else { Ok(bound) }
 }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pingora::server::configuration::ServerConf;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -21,13 +20,11 @@ use crate::process::command::{self, Answer, Command, Control, InsteadOf, Request
 use crate::process::drain::{self, Cause, Drain};
 use crate::process::handover::{Bond, Departure, Successor};
 use crate::process::{Handover, Inheritance, Signal, Signals, SocketName, Supervisor, systemd};
-use crate::traffic::entrypoint::{self, Handle};
-use crate::traffic::http::Hooks;
-use crate::traffic::udp;
 
-use super::assemble::{Listeners, Ready, Refusal, assemble};
+use super::assemble::{Listener, Ready, Refusal, assemble};
 use super::doors::Doors;
-use super::reread::Reread;
+use super::opener::Opener;
+use super::reload;
 use super::{App, Start, options};
 
 /// Commands that may wait to be carried out.
@@ -136,7 +133,7 @@ enum End {
 impl Life {
     async fn live(
         self,
-        listeners: Listeners,
+        listeners: Vec<Listener>,
         inheritance: Option<Inheritance>,
         mut events: Events,
         invitation: Option<String>,
@@ -147,7 +144,7 @@ impl Life {
             Err(exit) => return exit,
         };
         let doors = match self.open_doors(listeners) {
-            Ok(doors) => Arc::new(doors),
+            Ok(doors) => doors,
             Err(error) => {
                 log::error!("cannot serve: {error}");
                 return Exit::Failed;
@@ -267,7 +264,7 @@ impl Life {
 
     async fn carry_out(&self, command: Command, doors: &Arc<Doors>, signals: &mut Signals) -> (Answer, Option<End>) {
         match command {
-            Command::Reload => (self.reload().await, None),
+            Command::Reload => (self.reload(doors).await, None),
             Command::ReopenLogs => (self.reopen_logs(), None),
             Command::Status => (self.status(doors, "serving"), None),
             Command::Drain => (Answer::done("draining"), Some(End::Stop)),
@@ -288,45 +285,11 @@ impl Life {
     }
 
     /// Reads every source again, applies what may change, and says how it went and what waits for an upgrade.
-    async fn reload(&self) -> Answer {
+    async fn reload(&self, doors: &Arc<Doors>) -> Answer {
         self.supervisor.reloading();
-        let app = self.app.clone();
-        let runtime = tokio::runtime::Handle::current();
-        let turn = app.pipeline.turn().await;
-        let loaded = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let outcome = app.load();
-            let reread = Reread::of(&app, runtime, &outcome.problems);
-            reread.report();
-            (outcome, reread)
-        });
-        let loaded = loaded.await;
+        let answer = reload::reload(&self.app, doors).await;
         self.supervisor.ready();
-        match loaded {
-            Ok((outcome, reread)) => {
-                let message = format!(
-                    "configuration {} is in force: {} routers, {} problems, {} ms",
-                    outcome.generation,
-                    outcome.routers,
-                    outcome.problems.len(),
-                    outcome.took.as_millis()
-                );
-                let answer = if outcome.read {
-                    Answer::done(message)
-                } else {
-                    Answer::refused("the configuration cannot be read; the last good one stays in force")
-                };
-                let answer = answer
-                    .with_problems(&outcome.problems)
-                    .with_problems(&reread.problems)
-                    .with_notices(reread.lines());
-                match reread.waiting.is_empty() {
-                    true => answer,
-                    false => answer.with_detail(serde_json::json!({ "waiting": reread.waiting })),
-                }
-            }
-            Err(error) => Answer::refused(format!("the reload failed: {error}")),
-        }
+        answer
     }
 
     fn reopen_logs(&self) -> Answer {
@@ -394,7 +357,7 @@ impl Life {
 
     /// Serves those who are there to the end. `heir` is the process that has taken over, if there is one.
     async fn drain(&self, doors: &Arc<Doors>, heir: Option<u32>, events: &mut Events) {
-        let plan = options::drain(&self.app.install);
+        let plan = options::drain(&self.app.install());
         let cause = heir.map_or(Cause::Stop, |_| Cause::HandedOver);
         log::info!(event = "draining"; "draining: {}", drain::Door::active(&**doors));
         let hurry = self.attend(doors, heir, events);
@@ -406,7 +369,7 @@ impl Life {
 
     /// A supervisor that stops the service shall wait for the end of the drain.
     fn ask_for_time(&self) {
-        self.supervisor.extend_timeout(options::drain(&self.app.install).longest().saturating_add(ENDS_WITHIN));
+        self.supervisor.extend_timeout(options::drain(&self.app.install()).longest().saturating_add(ENDS_WITHIN));
     }
 
     /// Hears what is asked of a process that drains. Resolves when it is to end at once: at the second signal to end.
@@ -450,39 +413,14 @@ impl Life {
         }
     }
 
-    fn open_doors(&self, listeners: Listeners) -> std::io::Result<Doors> {
-        let _traffic = self.traffic.enter();
-        let conf = Arc::new(ServerConf {
-            threads: options::threads(&self.app.install),
-            upstream_keepalive_pool_size: UPSTREAM_POOL,
-            // The policy of each request decides; this is only a ceiling.
-            max_retries: MAX_ATTEMPTS,
-            ..ServerConf::default()
-        });
-        let gateway = Arc::new(self.app.gateway(self.access_log.clone()));
-        let observer = gateway.clone();
-        let proxy = Arc::new(pingora_proxy::http_proxy(&conf, Hooks(gateway)));
-        let mut handles: Vec<(SocketName, Handle)> = Vec::with_capacity(listeners.tcp.len());
-        for (options, socket, listener) in listeners.tcp {
-            let current = Some(self.app.current.clone());
-            let handle = entrypoint::start(options, listener, proxy.clone(), observer.clone(), current)?;
-            log::info!(event = "listening"; "entry point {} listens on {}", handle.name(), handle.address());
-            handles.push((socket, handle));
-        }
-        let mut datagrams: Vec<(SocketName, udp::Handle)> = Vec::with_capacity(listeners.udp.len());
-        for (options, name, sockets) in listeners.udp {
-            let metrics = &self.app.metrics;
-            let meters = (metrics.udp_entry_point(&options.name), metrics.entry_point(&options.name));
-            let handle = udp::start(options, sockets, self.app.current.clone(), meters)?;
-            log::info!(event = "listening"; "entry point {} listens on {}", handle.name(), handle.address());
-            datagrams.push((name, handle));
-        }
-        Ok(Doors::new(handles, datagrams))
+    fn open_doors(&self, listeners: Vec<Listener>) -> std::io::Result<Arc<Doors>> {
+        let opener = Opener::new(self.app.clone(), self.access_log.clone(), self.traffic.clone());
+        Doors::open(self.app.clone(), opener, listeners)
     }
 
     /// Providers and the pipeline.
     fn start_background(&self) {
-        let throttle = self.app.install.providers.providers_throttle_duration.or_zero();
+        let throttle = self.app.install().providers.providers_throttle_duration.or_zero();
         tokio::spawn(self.app.pipeline.clone().run(throttle));
         tokio::spawn(self.app.pipeline.clone().watch_files());
         self.app.watch_providers();
@@ -510,7 +448,8 @@ impl Life {
             // It is over only when its socket is gone, which must not be after the new one has come.
             let _ = task.await;
         }
-        let setting = self.app.install.control.socket.as_deref().map(Path::new);
+        let install = self.app.install();
+        let setting = install.control.socket.as_deref().map(Path::new);
         match command::socket_path(setting).and_then(|path| Control::bind(&path, instead_of)) {
             Ok(control) => {
                 log::info!(event = "control"; "commands are taken at {}", control.path().display());
@@ -528,11 +467,6 @@ enum NotUpgraded {
     /// A signal came that ends this process.
     Stopped,
 }
-
-/// Idle connections to servers that are kept, all servers together.
-const UPSTREAM_POOL: usize = 4096;
-/// Attempts at servers that one request can have at most: above the largest `retry.attempts`.
-const MAX_ATTEMPTS: usize = 128;
 
 /// A successor says that it is ready and waits for the word. Anybody else goes on at once.
 async fn await_turn(inheritance: Option<Inheritance>) -> Result<Option<Inheritance>, Exit> {

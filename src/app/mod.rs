@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 
 use crate::admin::{self, About, Api, Dashboard, Noop, Ping};
 use crate::cli::Exit;
+use crate::config::address::Protocol;
 use crate::config::install::Install;
 use crate::config::load;
-use crate::control::{EntryPointModel, Inbox, Kit, Pipeline, Status, Updates};
+use crate::control::{EntryPoints, Inbox, Kit, Pipeline, Status, Updates};
 use crate::observe::access_log::AccessLog;
 use crate::observe::export::Exporter;
 use crate::observe::metrics::Metrics;
@@ -23,14 +26,20 @@ use crate::service::transport::Transport;
 use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
 use crate::tls::{Challenges, Tickets, fallback};
+use crate::traffic::entrypoint;
 use crate::traffic::http::{EntryPointHttp, Gateway};
 use crate::units::{Name, environment};
 
 mod assemble;
+mod change;
 mod doors;
+mod grip;
 mod life;
+mod opener;
 mod options;
+mod reload;
 mod reread;
+mod sockets;
 
 pub use life::run;
 
@@ -74,8 +83,10 @@ pub fn run_flags(flags: &[String], signals: Signals, give_back: fn()) -> Exit {
 
 /// The parts, joined. Nothing runs and nothing listens yet: `check` and `explain` need no more.
 pub struct App {
-    /// The static configuration.
-    pub install: Install,
+    /// The static configuration in force.
+    install: ArcSwap<Install>,
+    /// The entry points that there are and have been.
+    entry_points: Mutex<Arc<EntryPoints>>,
     /// The snapshot in force.
     pub current: Arc<Current>,
     /// From providers to the snapshot.
@@ -84,8 +95,6 @@ pub struct App {
     pub status: Arc<Status>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// TCP entry points, in the order of their indices.
-    pub entry_points: Vec<Name>,
     /// The keys of TLS session tickets.
     pub tickets: Arc<Tickets>,
     /// Proofs that ACME servers are shown in handshakes.
@@ -94,6 +103,9 @@ pub struct App {
     flags: Option<Box<[String]>>,
     /// Set when the process drains.
     pub terminating: Arc<AtomicBool>,
+    inbox: Arc<Inbox>,
+    /// Where the gateway's own routers are published.
+    own: Updates,
     providers: Vec<(Arc<dyn Provider>, Updates)>,
 }
 
@@ -109,7 +121,7 @@ impl App {
         let status = Arc::new(Status::default());
         let tickets = Arc::new(Tickets::default());
         let terminating = Arc::new(AtomicBool::new(false));
-        let entry_points: Vec<Name> = options::tcp_entry_points(&install).map(|(name, _)| name.clone()).collect();
+        let entry_points = Arc::new(EntryPoints::of(&install));
         let (own_routing, mut own_problems) = provider::internal::routing(&install);
         own_problems.extend(start.problems);
         let fallback = fallback::certificate().map_err(Problems::from);
@@ -126,8 +138,7 @@ impl App {
         let mut internals = internals(&install, &status, exporter.as_ref(), &terminating);
         let resolvers = resolvers(&install, &status, &challenges, &mut internals)?;
         let kit = Kit {
-            entry_points: models(&install, &entry_points),
-            udp_entry_points: options::udp_entry_points(&install).map(|(name, _)| name.as_str().into()).collect(),
+            entry_points: entry_points.clone(),
             internals,
             resolvers: install.certificates_resolvers.keys().cloned().collect(),
             default_syntax: install.core.default_rule_syntax,
@@ -141,7 +152,8 @@ impl App {
             give_back: start.give_back,
         };
         let inbox = Arc::new(Inbox::default());
-        inbox.updates(provider::internal::NAME).publish(Arc::new(own_routing), own_problems, None);
+        let own = inbox.updates(provider::internal::NAME);
+        own.publish(Arc::new(own_routing), own_problems, None);
         let mut providers = start.providers;
         providers.extend(provider::of(&install)?);
         providers.extend(resolvers);
@@ -153,20 +165,52 @@ impl App {
             })
             .collect();
         let current = Arc::new(Current::new());
-        let pipeline = Pipeline::new(inbox, kit, current.clone(), status.clone(), metrics.clone());
+        let pipeline = Pipeline::new(inbox.clone(), kit, current.clone(), status.clone(), metrics.clone());
         Ok(Self {
-            install,
+            install: ArcSwap::from_pointee(install),
+            entry_points: Mutex::new(entry_points),
             current,
             pipeline: Arc::new(pipeline),
             status,
             metrics,
-            entry_points,
             flags: start.flags,
             tickets,
             challenges,
             terminating,
+            inbox,
+            own,
             providers,
         })
+    }
+
+    /// The static configuration in force.
+    pub fn install(&self) -> Arc<Install> {
+        self.install.load_full()
+    }
+
+    /// The entry points that there are and have been.
+    pub fn entry_points(&self) -> Arc<EntryPoints> {
+        self.entry_points.lock().clone()
+    }
+
+    /// Has other entry points be in force, and the gateway's own routers at them, from the next application of the configuration on.
+    fn follow(&self, install: Arc<Install>) {
+        let (routing, problems) = provider::internal::routing(&install);
+        let mut entry_points = self.entry_points.lock();
+        *entry_points = Arc::new(entry_points.followed_by(&install));
+        self.inbox.set_entry_points(entry_points.clone());
+        self.own.publish(Arc::new(routing), problems, None);
+        self.install.store(install);
+    }
+
+    /// Forgets the routes of entry points that are closed and that nobody is left of.
+    fn forget(&self, is_left: impl Fn(Protocol, &str) -> bool) {
+        let mut entry_points = self.entry_points.lock();
+        let next = entry_points.without(is_left);
+        if next != **entry_points {
+            *entry_points = Arc::new(next);
+            self.inbox.set_entry_points(entry_points.clone());
+        }
     }
 
     /// Has every provider read its source, and applies what they found. Blocks.
@@ -189,60 +233,50 @@ impl App {
 
     /// What is wrong with the entry points, apart from whether their addresses are free.
     pub fn check_doors(&self) -> Problems {
-        options::tcp_entry_points(&self.install)
-            .enumerate()
-            .filter_map(|(index, (name, entry_point))| options::door(index, name, entry_point).err())
-            .flatten()
-            .collect()
+        let install = self.install();
+        let doors = options::tcp_entry_points(&install);
+        doors.filter_map(|(name, entry_point)| options::door(0, name, entry_point).err()).flatten().collect()
     }
 
     /// Whether an entry point believes what this peer says of others, in `X-Forwarded-For` and the like.
     pub fn trusts(&self, index: usize, peer: IpAddr) -> bool {
-        let found = options::tcp_entry_points(&self.install).nth(index);
-        let door = found.and_then(|(name, entry_point)| options::door(index, name, entry_point).ok());
-        door.is_some_and(|door| door.forwarders.contains(peer))
+        self.door(&self.install(), &self.entry_points(), index)
+            .is_some_and(|door| door.is_ok_and(|door| door.forwarders.contains(peer)))
     }
 
-    /// Names of the entry points for UDP, in the order of their routes.
-    pub fn udp_entry_points(&self) -> Vec<Name> {
-        options::udp_entry_points(&self.install).map(|(name, _)| name.clone()).collect()
+    /// What the front door of the TCP entry point with this index is told; `None` if there is none.
+    fn door(
+        &self,
+        install: &Install,
+        entry_points: &EntryPoints,
+        index: usize,
+    ) -> Option<Result<entrypoint::Options, Problems>> {
+        let model = entry_points.tcp.get(index).filter(|model| model.is_open())?;
+        let (name, entry_point) = install.entry_points.get_key_value(&*model.name)?;
+        let door = options::door(index, name, entry_point).map(|mut options| {
+            options.http = Arc::new(options::http(name, entry_point, install, &self.metrics));
+            options.acme.challenges = self.challenges.clone();
+            options.acme.by_pass |= !options::proves_in_handshakes(install);
+            options
+        });
+        Some(door)
     }
 
-    /// How HTTP requests of each entry point are treated.
-    pub fn http(&self) -> Box<[EntryPointHttp]> {
-        options::tcp_entry_points(&self.install)
-            .map(|(name, entry_point)| options::http(name, entry_point, &self.install, &self.metrics))
-            .collect()
+    /// How HTTP requests of the TCP entry point with this index are treated.
+    pub fn http(&self, index: usize) -> Option<Arc<EntryPointHttp>> {
+        self.door(&self.install(), &self.entry_points(), index)?.ok().map(|options| options.http)
     }
 
     /// The `ProxyHttp` behind all entry points.
     pub fn gateway(&self, access_log: Option<Arc<AccessLog>>) -> Gateway {
         Gateway {
             current: self.current.clone(),
-            entry_points: self.http(),
             access_log,
-            log_internals: self.install.access_log.as_ref().is_some_and(|log| log.add_internals),
+            log_internals: self.install().access_log.as_ref().is_some_and(|log| log.add_internals),
             metrics: self.metrics.clone(),
             connector: TransportConnector::new(Some(ConnectorOptions::new(1))),
         }
     }
-}
-
-fn models(install: &Install, names: &[Name]) -> Vec<EntryPointModel> {
-    let defaults = install.default_entry_points();
-    names
-        .iter()
-        .map(|name| EntryPointModel {
-            name: name.as_str().into(),
-            is_default: defaults.contains(name),
-            middlewares: install
-                .entry_points
-                .get(name)
-                .map(|entry_point| entry_point.http.middlewares.clone().into())
-                .unwrap_or_default(),
-            tls: install.entry_points.get(name).and_then(|entry_point| entry_point.http.tls.clone()),
-        })
-        .collect()
 }
 
 /// Who gets certificates, and the service that proves to ACME servers that names are ours.
@@ -302,18 +336,11 @@ fn internals(
 
 fn about(install: &Install) -> About {
     let api = install.api.clone().unwrap_or_default();
-    let entry_points = install.entry_points.iter().map(|(name, entry_point)| {
-        let mut shown = serde_json::to_value(entry_point).unwrap_or_default();
-        shown["name"] = serde_json::json!(name);
-        shown
-    });
     let metrics = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()).map_or("", |_| "Prometheus");
     About {
         base_path: api.base_path.trim_end_matches('/').to_owned(),
         started: options::now_rfc3339(),
         dashboard_name: api.dashboard_name.to_string(),
-        entry_points: entry_points.collect(),
-        default_entry_points: install.default_entry_points(),
         features: serde_json::json!({
             "tracing": "", "metrics": metrics, "accessLog": install.access_log.is_some(),
         }),

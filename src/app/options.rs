@@ -14,12 +14,12 @@ use crate::traffic::http::{EncodedCharacters, EntryPointHttp, ForwardedOptions, 
 use crate::traffic::{entrypoint, udp};
 use crate::units::{Duration, Name, Networks};
 
-/// Entry points that serve TCP, by name. Their position is their index everywhere.
+/// Entry points that serve TCP, by name.
 pub(super) fn tcp_entry_points(install: &Install) -> impl Iterator<Item = (&Name, &EntryPoint)> {
     install.entry_points.iter().filter(|(_, entry_point)| entry_point.address.protocol == Protocol::Tcp)
 }
 
-/// Entry points that serve UDP, by name. Their position is their index.
+/// Entry points that serve UDP, by name.
 pub(super) fn udp_entry_points(install: &Install) -> impl Iterator<Item = (&Name, &EntryPoint)> {
     install.entry_points.iter().filter(|(_, entry_point)| entry_point.address.protocol == Protocol::Udp)
 }
@@ -130,8 +130,8 @@ fn limits(entry_point: &EntryPoint, options: &mut entrypoint::Options) {
     }
 }
 
-/// What an entry point for UDP is told.
-pub(super) fn udp(index: usize, name: &Name, entry_point: &EntryPoint, install: &Install) -> udp::Options {
+/// What holds for the sessions of an entry point for UDP.
+pub(super) fn bounds(entry_point: &EntryPoint, install: &Install) -> udp::Bounds {
     let written = entry_point.limits.max_sessions.and_then(|most| usize::try_from(most).ok()).filter(|most| *most > 0);
     let sessions = written.unwrap_or_else(|| {
         // Each has a descriptor. Those that are left are for connections.
@@ -139,8 +139,7 @@ pub(super) fn udp(index: usize, name: &Name, entry_point: &EntryPoint, install: 
         let share = descriptors.map_or(MAX_SESSIONS, |most| most / 4 / udp_entry_points(install).count().max(1));
         share.clamp(1, MAX_SESSIONS)
     });
-    let timeout = entry_point.udp.timeout.or_zero();
-    udp::Options { name: name.as_str().into(), index, timeout, sessions }
+    udp::Bounds { timeout: entry_point.udp.timeout.or_zero(), sessions }
 }
 
 /// Sessions of an entry point for UDP, unless it says otherwise.
@@ -154,8 +153,19 @@ fn networks(entries: &[String], path: &str) -> Result<Networks, Problems> {
 
 /// How the process ends: the longest grace of any entry point, unless `drain` says otherwise.
 pub(super) fn drain(install: &Install) -> Plan {
+    let plan = drain_of(install, install.entry_points.values());
+    let lame_duck = install.drain.lame_duck;
+    Plan { accept_grace: lame_duck.map_or(plan.accept_grace, Duration::or_zero), ..plan }
+}
+
+/// How an entry point ends while the process goes on. `drain.lameDuck` is no part of it: nothing reports that it goes.
+pub(super) fn drain_one(install: &Install, entry_point: &EntryPoint) -> Plan {
+    drain_of(install, std::iter::once(entry_point))
+}
+
+fn drain_of<'e>(install: &Install, entry_points: impl Iterator<Item = &'e EntryPoint> + Clone) -> Plan {
     let defaults = Plan::default();
-    let cycles = || install.entry_points.values().map(|entry_point| &entry_point.transport.life_cycle);
+    let cycles = || entry_points.clone().map(|entry_point| &entry_point.transport.life_cycle);
     let longest = |time: &dyn Fn(&crate::config::entry_points::LifeCycle) -> Duration| {
         cycles().map(|cycle| time(cycle).or_zero()).max().unwrap_or_default()
     };
@@ -163,7 +173,7 @@ pub(super) fn drain(install: &Install) -> Plan {
     let or = |own: Option<Duration>, default| own.map_or(default, Duration::or_zero);
     let requests = or(written.timeout, longest(&|cycle| cycle.grace_timeout));
     Plan {
-        accept_grace: or(written.lame_duck, longest(&|cycle| cycle.request_accept_grace_timeout)),
+        accept_grace: longest(&|cycle| cycle.request_accept_grace_timeout),
         idle_spread: or(written.idle_spread, defaults.idle_spread),
         requests,
         tunnels: or(written.web_socket_timeout, defaults.tunnels.max(requests)),

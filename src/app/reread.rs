@@ -1,48 +1,80 @@
-//! The static configuration as it is written now, beside the one that this process runs with. Reading it again changes nothing.
+//! The static configuration as it is written now, beside the one that this process runs with.
 
 use super::{App, Start, load};
 use crate::config::difference::{self, Difference};
-use crate::problem::Problems;
+use crate::config::install::Install;
+use crate::problem::{Problem, Problems};
 use crate::units::environment;
 
 /// Most differences that are told.
 const TOLD: usize = 100;
 
+/// What is written now.
+pub(super) struct Reread {
+    pub(super) written: Install,
+    /// What is wrong with it.
+    pub(super) problems: Problems,
+}
+
 /// What an upgrade would bring.
 #[derive(Debug, Default)]
-pub(super) struct Reread {
+pub(super) struct Waiting {
     /// Settings that wait for an upgrade.
-    pub(super) waiting: Vec<Difference>,
+    pub(super) settings: Vec<Difference>,
     /// How many more there are.
-    pub(super) untold: usize,
-    /// What is wrong with what is written. With an error among it, an upgrade would be refused.
+    untold: usize,
+    /// Whether an upgrade would be refused.
+    is_wrong: bool,
+    /// What is wrong with what is written, and what of it could not be done.
     pub(super) problems: Problems,
 }
 
 impl Reread {
-    /// Reads the sources of `app` again. Blocks. Problems among `known` are told already.
-    pub(super) fn of(app: &App, runtime: tokio::runtime::Handle, known: &Problems) -> Self {
-        let Some(flags) = &app.flags else { return Self::default() };
-        let loaded = load::install(flags, environment());
-        let mut problems = loaded.problems;
-        let written = loaded.install;
+    /// Reads the sources of `app` again. Blocks. `None` if it has none.
+    pub(super) fn of(app: &App) -> Option<Self> {
+        let loaded = load::install(app.flags.as_deref()?, environment());
+        Some(Self { written: loaded.install, problems: loaded.problems })
+    }
+
+    /// What is written and not in force. Of what could not be `undone` that is told already, and so are problems among `known`.
+    pub(super) fn waiting(
+        self,
+        app: &App,
+        runtime: tokio::runtime::Handle,
+        undone: &Problems,
+        known: &Problems,
+    ) -> Waiting {
+        let Self { written, mut problems } = self;
         // Without a file there is nothing to compare with.
         let is_unreadable = problems.iter().any(|problem| problem.is_error() && problem.path.is_empty());
-        let mut waiting = if is_unreadable { Vec::new() } else { difference::between(&app.install, &written) };
-        waiting.retain(|difference| !problems.iter().any(|problem| difference.follows_from(problem)));
-        if !problems.has_errors() && !waiting.is_empty() {
+        let mut settings = if is_unreadable { Vec::new() } else { difference::between(&app.install(), &written) };
+        settings.retain(|difference| {
+            !problems.iter().any(|problem| difference.follows_from(problem))
+                && !undone.iter().any(|problem| difference.follows_from(&entry_point_of(problem)))
+        });
+        if !problems.has_errors() && !settings.is_empty() {
             // What only joining the parts tells, as `check` does.
             match App::new(Start { install: written, ..Start::default() }, runtime) {
                 Ok(joined) => problems.extend(joined.check_doors()),
                 Err(found) => problems.extend(found),
             }
         }
-        let untold = waiting.len().saturating_sub(TOLD);
-        waiting.truncate(TOLD);
+        let untold = settings.len().saturating_sub(TOLD);
+        settings.truncate(TOLD);
+        let is_wrong = problems.has_errors();
+        problems.extend(undone.iter().cloned());
         let problems = problems.into_iter().filter(|problem| !known.iter().any(|known| known == problem)).collect();
-        Self { waiting, untold, problems }
+        Waiting { settings, untold, is_wrong, problems }
     }
+}
 
+/// The entry point that a problem is about: all of its settings have stayed as they were.
+fn entry_point_of(problem: &Problem) -> Problem {
+    let path: Vec<&str> = problem.path.split('.').take(2).collect();
+    Problem::at(path.join("."), "")
+}
+
+impl Waiting {
     /// Tells the log.
     pub(super) fn report(&self) {
         for problem in &self.problems {
@@ -52,13 +84,13 @@ impl Reread {
                 log::warn!("{problem}");
             }
         }
-        for difference in &self.waiting {
+        for difference in &self.settings {
             log::warn!(event = "waiting-for-upgrade", setting = difference.setting; "waits for an upgrade: {difference}");
         }
         if self.untold > 0 {
             log::warn!("{} more settings wait for an upgrade", self.untold);
         }
-        if self.problems.has_errors() {
+        if self.is_wrong {
             log::error!("an upgrade would be refused, because the static configuration is wrong");
         }
     }
@@ -66,11 +98,11 @@ impl Reread {
     /// Each setting that waits, one line each for people.
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<_> =
-            self.waiting.iter().map(|waiting| format!("waits for `portcullis upgrade`: {waiting}")).collect();
+            self.settings.iter().map(|waiting| format!("waits for `portcullis upgrade`: {waiting}")).collect();
         if self.untold > 0 {
             lines.push(format!("{} more settings wait for `portcullis upgrade`", self.untold));
         }
-        if self.problems.has_errors() {
+        if self.is_wrong {
             lines.push("`portcullis upgrade` would be refused, because the static configuration is wrong".to_owned());
         }
         lines

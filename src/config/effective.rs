@@ -130,41 +130,21 @@ impl Reader<'_> {
     /// `http` on port 80 if nobody wrote an entry point, and `traefik` on port 8080 if something is served there.
     fn add_entry_points(&mut self, install: &mut Install) {
         if install.entry_points.is_empty() && install.broken_entry_points.is_empty() {
-            install.entry_points.insert("http".into(), EntryPoint::listening(Address::any(80)));
+            add_unwritten(install, "http", 80);
         }
-        let internal = |entry_point: &str, is_manual: bool| entry_point == INTERNAL_ENTRY_POINT && !is_manual;
-        let prometheus = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
-        let is_needed = install.api.as_ref().is_some_and(|api| api.insecure)
-            || install.ping.as_ref().is_some_and(|ping| internal(&ping.entry_point, ping.manual_routing))
-            || prometheus.is_some_and(|prometheus| internal(&prometheus.entry_point, prometheus.manual_routing));
-        let name = Name::from(INTERNAL_ENTRY_POINT);
-        if is_needed && !install.broken_entry_points.contains_key(&name) {
-            install.entry_points.entry(name).or_insert_with(|| EntryPoint::listening(Address::any(8080)));
+        let is_needed = install.served_at().contains(INTERNAL_ENTRY_POINT);
+        let is_written = |known: &Install| {
+            known.entry_points.contains_key(INTERNAL_ENTRY_POINT)
+                || known.broken_entry_points.contains_key(INTERNAL_ENTRY_POINT)
+        };
+        if is_needed && !is_written(install) {
+            add_unwritten(install, INTERNAL_ENTRY_POINT, 8080);
         }
     }
 
     /// Finds the port that each redirection leads to. One that leads nowhere closes its entry point.
     fn redirections(&mut self, install: &mut Install) {
-        let listening = install.entry_points.iter().filter(|(_, one)| one.address.protocol == Protocol::Tcp);
-        let ports = listening.map(|(name, entry_point)| (name.clone(), entry_point.address.port));
-        let ports = ports.collect::<BTreeMap<_, _>>();
-        let broken = &mut install.broken_entry_points;
-        let mut failed = Vec::new();
-        for (name, entry_point) in &mut install.entry_points {
-            let Some(redirection) = &mut entry_point.http.redirections.entry_point else { continue };
-            let target = match redirection.to.strip_prefix(':') {
-                Some(port) => port.parse().map(Some).map_err(|_| format!("`{port}` is not a port")),
-                None => match ports.get(&*redirection.to) {
-                    Some(port) => Ok(Some(*port)),
-                    None if broken.contains_key(&*redirection.to) => Ok(None),
-                    None => Err(format!("there is no entry point `{}`", redirection.to)),
-                },
-            };
-            match target {
-                Ok(port) => redirection.port = port,
-                Err(message) => failed.push((name.clone(), message)),
-            }
-        }
+        let failed = install.find_redirections();
         for (name, message) in failed {
             let path = format!("entryPoints.{name}.http.redirections.entryPoint.to");
             let problem = self.problem(&path, message).with_help("the entry point stays closed");
@@ -267,6 +247,11 @@ impl Reader<'_> {
             (None, None) => None,
         }
     }
+}
+
+fn add_unwritten(install: &mut Install, name: &str, port: u16) {
+    install.entry_points.insert(name.into(), EntryPoint::listening(Address::any(port)));
+    install.unwritten_entry_points.insert(name.into());
 }
 
 /// What is wrong is left out, as everywhere: the default holds.

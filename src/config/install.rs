@@ -1,6 +1,6 @@
-//! What is read at start: Traefik's "static" configuration.
+//! What is read at start: Traefik's "static" configuration. Of it, the entry points follow a reload as well.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct Install {
     /// Entry points that stay closed, each with what is wrong.
     #[serde(skip)]
     pub broken_entry_points: BTreeMap<Name, Box<[Problem]>>,
+    /// Entry points that are there though nobody wrote them.
+    #[serde(skip)]
+    pub unwritten_entry_points: BTreeSet<Name>,
     /// How servers are spoken to, unless a service says otherwise.
     pub servers_transport: transport::Settings,
     /// How TCP servers are spoken to, unless a service says otherwise.
@@ -70,6 +73,53 @@ impl Install {
         };
         let marked = chosen(&|_, entry_point| entry_point.as_default);
         if marked.is_empty() { chosen(&|name, _| name.as_str() != INTERNAL_ENTRY_POINT) } else { marked }
+    }
+
+    /// The entry points that API, ping and metrics are served at.
+    pub fn served_at(&self) -> BTreeSet<&str> {
+        let mut used = BTreeSet::new();
+        if self.api.as_ref().is_some_and(|api| api.insecure) {
+            used.insert(INTERNAL_ENTRY_POINT);
+        }
+        if let Some(ping) = self.ping.as_ref().filter(|ping| !ping.manual_routing) {
+            used.insert(&*ping.entry_point);
+        }
+        let prometheus = self.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
+        if let Some(prometheus) = prometheus.filter(|prometheus| !prometheus.manual_routing) {
+            used.insert(&*prometheus.entry_point);
+        }
+        used
+    }
+
+    /// The entry points that ACME servers look for proofs at.
+    pub fn proved_at(&self) -> BTreeSet<&str> {
+        let resolvers = self.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
+        resolvers.filter_map(|acme| Some(&*acme.http_challenge.as_ref()?.entry_point)).collect()
+    }
+
+    /// Finds the port that each redirection of an entry point leads to. Those that lead nowhere, with the reason.
+    pub fn find_redirections(&mut self) -> Vec<(Name, String)> {
+        let listening = self.entry_points.iter().filter(|(_, one)| one.address.protocol == Protocol::Tcp);
+        let ports = listening.map(|(name, entry_point)| (name.clone(), entry_point.address.port));
+        let ports = ports.collect::<BTreeMap<_, _>>();
+        let broken = &self.broken_entry_points;
+        let mut failed = Vec::new();
+        for (name, entry_point) in &mut self.entry_points {
+            let Some(redirection) = &mut entry_point.http.redirections.entry_point else { continue };
+            let target = match redirection.to.strip_prefix(':') {
+                Some(port) => port.parse().map(Some).map_err(|_| format!("`{port}` is not a port")),
+                None => match ports.get(&*redirection.to) {
+                    Some(port) => Ok(Some(*port)),
+                    None if broken.contains_key(&*redirection.to) => Ok(None),
+                    None => Err(format!("there is no entry point `{}`", redirection.to)),
+                },
+            };
+            match target {
+                Ok(port) => redirection.port = port,
+                Err(message) => failed.push((name.clone(), message)),
+            }
+        }
+        failed
     }
 }
 

@@ -9,6 +9,7 @@ mod effective;
 pub mod entry_points;
 pub mod environment;
 pub mod flags;
+pub mod following;
 pub mod format;
 pub mod http;
 pub mod install;

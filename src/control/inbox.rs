@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::config::Routing;
 use crate::problem::{Place, Problem, Problems};
+
+use super::entry_points::EntryPoints;
 
 /// Finds where a path of the configuration is written. Asked only when there is a problem to report, so that a million
 /// routes do not each carry their place.
@@ -30,13 +32,24 @@ pub struct Published {
     pub locate: Option<Arc<dyn Locate>>,
 }
 
-/// What all providers published last.
+/// What all providers published last, and the entry points that it is for.
 #[derive(Default)]
 pub struct Inbox {
-    published: Mutex<BTreeMap<Arc<str>, Published>>,
+    contents: Mutex<Contents>,
     /// Counts what was published.
     version: AtomicU64,
     changed: Notify,
+}
+
+/// Everything that an inbox has.
+#[derive(Clone, Default)]
+pub struct Contents {
+    /// By provider.
+    pub published: BTreeMap<Arc<str>, Published>,
+    /// The entry points, if others than those that there were at first.
+    pub entry_points: Option<Arc<EntryPoints>>,
+    /// The version that it is.
+    pub version: u64,
 }
 
 impl Inbox {
@@ -45,10 +58,26 @@ impl Inbox {
         Updates { inbox: self.clone(), provider: provider.into() }
     }
 
-    /// Everything published so far, and the version that it is.
-    pub fn contents(&self) -> (BTreeMap<Arc<str>, Published>, u64) {
-        let published = self.published.lock();
-        (published.clone(), self.version())
+    /// Everything published so far.
+    pub fn contents(&self) -> Contents {
+        let contents = self.contents.lock();
+        Contents { version: self.version(), ..contents.clone() }
+    }
+
+    /// Has the configuration be one for these entry points.
+    pub fn set_entry_points(&self, entry_points: Arc<EntryPoints>) {
+        let mut contents = self.contents.lock();
+        if contents.entry_points.as_ref() == Some(&entry_points) {
+            return;
+        }
+        contents.entry_points = Some(entry_points);
+        self.note_change(contents);
+    }
+
+    fn note_change(&self, contents: MutexGuard<'_, Contents>) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        drop(contents);
+        self.changed.notify_one();
     }
 
     /// Changes with everything that is published.
@@ -78,23 +107,22 @@ impl Updates {
     /// Publishes a whole configuration. One that equals the last is dropped. Of another, the objects that did not change should
     /// be those of the last ([`Routing::sharing`]), so that they stand in memory once.
     pub fn publish(&self, routing: Arc<Routing>, problems: Problems, locate: Option<Arc<dyn Locate>>) {
-        let mut published = self.inbox.published.lock();
-        let same = published
+        let mut contents = self.inbox.contents.lock();
+        let same = contents
+            .published
             .get(&self.provider)
             .is_some_and(|last| !last.failed && last.problems == problems && last.routing == routing);
         if same {
             return;
         }
-        published.insert(self.provider.clone(), Published { routing, problems, failed: false, locate });
-        self.inbox.version.fetch_add(1, Ordering::SeqCst);
-        drop(published);
-        self.inbox.changed.notify_one();
+        contents.published.insert(self.provider.clone(), Published { routing, problems, failed: false, locate });
+        self.inbox.note_change(contents);
     }
 
     /// Says that the configuration could not be read. The last good one stays in force.
     pub fn fail(&self, problems: impl IntoIterator<Item = Problem>) {
-        let mut published = self.inbox.published.lock();
-        let entry = published.entry(self.provider.clone()).or_insert_with(|| Published {
+        let mut contents = self.inbox.contents.lock();
+        let entry = contents.published.entry(self.provider.clone()).or_insert_with(|| Published {
             routing: Arc::default(),
             problems: Problems::new(),
             failed: false,
@@ -102,8 +130,6 @@ impl Updates {
         });
         entry.problems = problems.into_iter().collect();
         entry.failed = true;
-        self.inbox.version.fetch_add(1, Ordering::SeqCst);
-        drop(published);
-        self.inbox.changed.notify_one();
+        self.inbox.note_change(contents);
     }
 }

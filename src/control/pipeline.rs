@@ -13,7 +13,7 @@ use crate::observe::metrics::Metrics;
 use crate::problem::{Problem, Problems};
 use crate::snapshot::Current;
 
-use super::inbox::{Inbox, Published};
+use super::inbox::{Contents, Inbox, Published};
 use super::status::Status;
 use super::{Built, Kit, compile};
 
@@ -44,7 +44,8 @@ pub struct Outcome {
 /// Turns what providers publish into the snapshot in force.
 pub struct Pipeline {
     inbox: Arc<Inbox>,
-    kit: Kit,
+    /// Locked while something is applied only.
+    kit: Mutex<Kit>,
     current: Arc<Current>,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
@@ -61,7 +62,7 @@ impl Pipeline {
     pub fn new(inbox: Arc<Inbox>, kit: Kit, current: Arc<Current>, status: Arc<Status>, metrics: Arc<Metrics>) -> Self {
         Self {
             inbox,
-            kit,
+            kit: Mutex::new(kit),
             current,
             status,
             metrics,
@@ -163,10 +164,14 @@ impl Pipeline {
 
     fn replace(&self, built: &mut Option<Built>) -> Outcome {
         let started = Instant::now();
-        let (published, version) = self.inbox.contents();
-        let next = compile(join(&published), built.as_ref(), &self.kit);
-        next.start(&self.kit);
-        self.kit.runtime.block_on(next.addresses_asked());
+        let Contents { published, entry_points, version } = self.inbox.contents();
+        let kit = &mut *self.kit.lock();
+        if let Some(entry_points) = entry_points {
+            kit.entry_points = entry_points;
+        }
+        let next = compile(join(&published), built.as_ref(), kit);
+        next.start(kit);
+        kit.runtime.block_on(next.addresses_asked());
         self.current.store(next.snapshot.clone());
         if let Some(before) = built {
             before.retire(&next);
@@ -186,7 +191,7 @@ impl Pipeline {
         self.status.set(&next, &outcome);
         let before = built.replace(next).map(|before| before.routing.http.routers.len());
         let is_large = before.is_none_or(|routers| outcome.routers.max(routers) >= LARGE);
-        if let Some(give_back) = self.kit.give_back.filter(|_| is_large) {
+        if let Some(give_back) = kit.give_back.filter(|_| is_large) {
             drop(published);
             give_back();
         }
@@ -283,8 +288,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let metrics = Arc::new(Metrics::new(&metrics::Settings::default(), 1));
         let kit = Kit {
-            entry_points: Vec::new(),
-            udp_entry_points: Vec::new(),
+            entry_points: Arc::default(),
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),

@@ -12,13 +12,15 @@ use crate::snapshot::Snapshot;
 use crate::tls::Certificates;
 use crate::units::Name;
 
-use super::{Built, Outcome, Wanted};
+use super::{Built, EntryPoints, Outcome, Wanted};
 
 /// The newest configuration as applied.
 #[derive(Debug)]
 pub struct Applied {
     /// As written, names qualified.
     pub routing: Arc<Routing>,
+    /// The entry points that it is for.
+    pub entry_points: Arc<EntryPoints>,
     /// As built.
     pub snapshot: Arc<Snapshot>,
     /// Services by name.
@@ -83,6 +85,7 @@ impl Status {
         by_path.sort_by_key(|index| problems.get(*index).map(|problem| &problem.path));
         self.applied.store(Some(Arc::new(Applied {
             routing: built.routing.clone(),
+            entry_points: built.entry_points.clone(),
             snapshot: built.snapshot.clone(),
             services: built.services.clone(),
             tcp_services: built.tcp_services().clone(),

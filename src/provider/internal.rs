@@ -1,6 +1,6 @@
 //! The gateway's own routers: redirections of entry points, API, ping and metrics.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::Routing;
@@ -92,10 +92,7 @@ impl Own {
 
     /// One router for the entry points where ACME servers look for proofs. Where `allowACMEByPass` holds, it is one among others.
     fn acme(&mut self, install: &Install) {
-        let resolvers = install.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
-        let challenges = resolvers.filter_map(|acme| acme.http_challenge.as_ref());
-        let names: BTreeSet<&str> = challenges.map(|challenge| &*challenge.entry_point).collect();
-        for name in names {
+        for name in install.proved_at() {
             let Some(entry_point) = install.entry_points.get(name) else { continue };
             let rule = format!("PathPrefix(`{ACME_PATH}`)");
             let priority = if entry_point.allow_acme_by_pass { 0 } else { i64::MAX };

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub https: Box<[Arc<RouteTable<Route>>]>,
     /// What the entry points do with connections.
     pub doors: Box<[Arc<Door>]>,
-    /// Routes of the entry points for UDP, in the order of their names. `None`: no router takes what comes in there, or it is broken.
+    /// Routes of the entry points for UDP, by their indices. `None`: no router takes what comes in there, or it is broken.
     pub udp: Box<[Option<Arc<UdpRoute>>]>,
 }
 

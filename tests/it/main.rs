@@ -12,6 +12,7 @@ mod cli;
 mod clock;
 mod compatibility_page;
 mod endurance;
+mod entry_points;
 mod errors_page;
 mod events;
 mod examples;

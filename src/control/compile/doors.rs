@@ -12,7 +12,7 @@ use crate::snapshot::{Route, TcpTable};
 use crate::units::Name;
 
 use super::tls::Tls;
-use super::{EntryPointModel, Kit};
+use super::{Built, EntryPointModel, Kit, Standing};
 
 /// Name of the options that hold where none are named.
 const DEFAULT: &str = "default";
@@ -23,11 +23,18 @@ pub(super) fn build(
     (tables, tcp): (&[Arc<RouteTable<Route>>], Vec<TcpTable>),
     tls: &Tls,
     problems: &mut Problems,
-    kit: &Kit,
+    (previous, kit): (Option<&Built>, &Kit),
 ) -> Box<[Arc<Door>]> {
     let mut work = Work { routing, tls, problems, told: BTreeSet::new() };
-    let doors = kit.entry_points.iter().zip(tables).zip(tcp);
-    doors.map(|((entry_point, table), tcp)| Arc::new(work.door(entry_point, table, tcp))).collect()
+    let doors = kit.entry_points.tcp.iter().zip(tables).zip(tcp).enumerate();
+    let door = |(index, ((entry_point, table), tcp)): (usize, ((&EntryPointModel, &Arc<_>), _))| {
+        let before = previous.and_then(|built| built.snapshot.doors.get(index));
+        match before.filter(|_| entry_point.standing == Standing::Leaving) {
+            Some(door) => door.clone(),
+            None => Arc::new(work.door(entry_point, table, tcp)),
+        }
+    };
+    doors.map(door).collect()
 }
 
 struct Work<'a> {

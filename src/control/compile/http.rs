@@ -20,7 +20,7 @@ use crate::units::Name;
 
 use super::entry_points::Positions;
 use super::middlewares::{Bench, Gap};
-use super::{Built, EntryPointModel, Kit};
+use super::{Built, EntryPointModel, Kit, Standing};
 
 /// The routes of all routers, in the order of their names. A router has one for each group of entry points that put the same
 /// middlewares before it, in the order in which it names them.
@@ -55,11 +55,11 @@ pub(super) fn build(
         problems,
         kit,
         earlier: previous.map(Earlier::new),
-        models: models(&kit.entry_points),
+        models: models(&kit.entry_points.tcp),
         outer: BTreeMap::new(),
         doubts: Doubts::new(),
         routes: Vec::with_capacity(routing.http.routers.len()),
-        members: kit.entry_points.iter().map(|_| Members::default()).collect(),
+        members: kit.entry_points.tcp.iter().map(|_| Members::default()).collect(),
     };
     for (name, router) in &routing.http.routers {
         work.add(name, router);
@@ -76,9 +76,12 @@ pub(super) fn build(
         .into_iter()
         .enumerate()
         .map(|(index, Members { plain, tls })| {
-            let plain = table(plain, before(|snapshot| &snapshot.http, index), &kit.precedence);
-            let tls = table(tls, before(|snapshot| &snapshot.https, index), &kit.precedence);
-            (plain, tls)
+            let is_leaving = kit.entry_points.tcp[index].standing == Standing::Leaving;
+            let table = |members, pick| match before(pick, index) {
+                Some(last) if is_leaving => last.clone(),
+                before => table(members, before, &kit.precedence),
+            };
+            (table(plain, |snapshot| &snapshot.http), table(tls, |snapshot| &snapshot.https))
         })
         .unzip::<_, _, Vec<_>, Vec<_>>();
     Routed { routes: routes.into(), plain: plain.into(), tls: tls.into(), doubts }
@@ -119,7 +122,9 @@ pub(super) fn rank(name: &Name, precedence: &[String]) -> usize {
 
 /// For each entry point the first that puts the same middlewares before its routers; `None` if it puts none.
 fn models(entry_points: &[EntryPointModel]) -> Box<[Option<usize>]> {
-    let first = |wanted: &EntryPointModel| entry_points.iter().position(|one| one.middlewares == wanted.middlewares);
+    let first = |wanted: &EntryPointModel| {
+        entry_points.iter().position(|one| one.is_open() && one.middlewares == wanted.middlewares)
+    };
     entry_points.iter().map(|one| first(one).filter(|_| !one.middlewares.is_empty())).collect()
 }
 
@@ -210,7 +215,7 @@ impl<'a> Work<'a, '_> {
                     route
                 }
             };
-            let is_for_tls = router.common.tls.is_some() || self.kit.entry_points[index].tls.is_some();
+            let is_for_tls = router.common.tls.is_some() || self.kit.entry_points.tcp[index].tls.is_some();
             let members = &mut self.members[index];
             if is_for_tls { members.tls.push(route) } else { members.plain.push(route) }
         }
@@ -373,7 +378,7 @@ impl<'a> Work<'a, '_> {
 
     fn tell_gaps(&mut self, draft: &Draft<'a>, model: Option<usize>, gaps: Vec<Gap>) {
         for Gap { list, index, message } in gaps {
-            let entry_point = model.and_then(|model| self.kit.entry_points.get(model));
+            let entry_point = model.and_then(|model| self.kit.entry_points.tcp.get(model));
             let problem = match (list, entry_point) {
                 (0, Some(entry_point)) => {
                     Problem::at("entryPoints", format!("entry point \"{}\": {message}", entry_point.name))
@@ -388,7 +393,8 @@ impl<'a> Work<'a, '_> {
     /// The middlewares that entry points of `model` put before routers of the same provider as `name`.
     fn outer(&mut self, model: usize, name: &'a Name) -> Arc<[Name]> {
         let provider = name.provider().unwrap_or_default();
-        let qualify = || self.kit.entry_points[model].middlewares.iter().map(|name| name.within(provider)).collect();
+        let qualify =
+            || self.kit.entry_points.tcp[model].middlewares.iter().map(|name| name.within(provider)).collect();
         self.outer.entry((model, provider)).or_insert_with(qualify).clone()
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, join3};
 
+use crate::config::Routing;
+use crate::config::address::Protocol;
 use crate::config::install::RuleSyntax;
-use crate::config::{RouterTls, Routing};
 use crate::middleware::{AnyMiddleware, Chain};
 use crate::observe::metrics::{self, Metrics};
 use crate::problem::{Problem, Problems};
@@ -15,6 +16,8 @@ use crate::service::{self, Internal, ServerPool, Service};
 use crate::snapshot::{Route, Snapshot};
 use crate::tls::{Certificate, Certificates, Tickets};
 use crate::units::Name;
+
+use super::entry_points::{EntryPointModel, EntryPoints, Standing};
 
 mod doors;
 mod entry_points;
@@ -34,10 +37,8 @@ pub use tcp::tcp_priority;
 
 /// What compiling needs besides the configuration itself.
 pub struct Kit {
-    /// The HTTP entry points, in the order of [`crate::exchange::Client::entry_point_index`].
-    pub entry_points: Vec<EntryPointModel>,
-    /// Names of the entry points for UDP, in the order of their indices.
-    pub udp_entry_points: Vec<Arc<str>>,
+    /// Where routers can be attached.
+    pub entry_points: Arc<EntryPoints>,
     /// Services of the gateway itself, by qualified name.
     pub internals: BTreeMap<Name, Arc<dyn Internal>>,
     /// Rule syntax of routers that name none.
@@ -65,27 +66,18 @@ pub struct Kit {
 impl Kit {
     /// The entry points that serve a router which names these, or none, and what is wrong with the names.
     fn serving(&self, wanted: &[Name]) -> (Positions, Vec<Problem>) {
-        let known = &self.entry_points;
+        let known = &self.entry_points.tcp;
         if wanted.is_empty() {
-            return ((0..known.len()).filter(|index| known[*index].is_default).collect(), Vec::new());
+            let serves = |index: &usize| known[*index].is_open() && known[*index].is_default;
+            return ((0..known.len()).filter(serves).collect(), Vec::new());
         }
-        let position = |wanted: &str| known.iter().position(|entry_point| *entry_point.name == *wanted);
-        let names = || known.iter().map(|entry_point| &*entry_point.name).collect::<Vec<_>>().join(", ");
+        let position = |wanted: &str| self.entry_points.index(Protocol::Tcp, wanted);
+        let names = || {
+            let open = known.iter().filter(|entry_point| entry_point.is_open());
+            open.map(|entry_point| &*entry_point.name).collect::<Vec<_>>().join(", ")
+        };
         entry_points::find(wanted, position, || format!("there are: {}", names()))
     }
-}
-
-/// What an entry point gives to the routers that it serves.
-#[derive(Clone, Debug)]
-pub struct EntryPointModel {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether routers without `entryPoints` are served here.
-    pub is_default: bool,
-    /// Middlewares in front of every router's own.
-    pub middlewares: Box<[Name]>,
-    /// What routers ask of TLS that do not say so themselves; `None` leaves them without TLS.
-    pub tls: Option<RouterTls>,
 }
 
 /// A configuration as built, with everything that the next build may keep.
@@ -94,6 +86,8 @@ pub struct Built {
     pub snapshot: Arc<Snapshot>,
     /// What it was built from.
     pub routing: Arc<Routing>,
+    /// The entry points that it was built for.
+    pub entry_points: Arc<EntryPoints>,
     /// What was left out and why.
     pub problems: Problems,
     /// Services by name.
@@ -209,13 +203,14 @@ pub fn compile(routing: Arc<Routing>, previous: Option<&Built>, kit: &Kit) -> Bu
     let middlewares::Made { shared, own, chains } = bench.finish();
     let terms = tls::Tls::build(&routing.tls, previous.map(|built| &built.terms), kit, &mut problems);
     let (tcp, tcp_tables) = tcp::build(&routing.tcp, &terms, previous, kit, &mut problems);
-    let doors = doors::build(&routing, (&tls, tcp_tables), &terms, &mut problems, kit);
+    let doors = doors::build(&routing, (&tls, tcp_tables), &terms, &mut problems, (previous, kit));
     let wishes =
         wanted::Wishes::build(&routing, (&routes, &doors), previous.map(|built| &built.wishes), kit, &mut problems);
     let generation = previous.map_or(0, |built| built.snapshot.generation) + 1;
     Built {
         snapshot: Arc::new(Snapshot { generation, http: plain, https: tls, doors, udp: udp_routes }),
         routing,
+        entry_points: kit.entry_points.clone(),
         problems,
         services: Arc::new(services),
         udp_services: Arc::new(udp_services),

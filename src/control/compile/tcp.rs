@@ -298,7 +298,7 @@ struct Routers<'a> {
 impl Routers<'_> {
     /// The table of each entry point.
     fn tables(&mut self) -> Vec<TcpTable> {
-        let mut members: Vec<Vec<Arc<TcpRoute>>> = self.kit.entry_points.iter().map(|_| Vec::new()).collect();
+        let mut members: Vec<Vec<Arc<TcpRoute>>> = self.kit.entry_points.tcp.iter().map(|_| Vec::new()).collect();
         for (name, router) in &self.written.routers {
             let entry_points = self.entry_points(name, router);
             let Some(route) = self.route(name, router) else { continue };

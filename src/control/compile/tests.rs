@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::config::{Format, load};
+use crate::control::UdpEntryPointModel;
 use crate::observe::metrics;
 use crate::service::{tcp, transport};
 use crate::snapshot::{Target, TcpTls};
@@ -34,17 +35,19 @@ impl Bed {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let entry_point = |name: &str, middlewares: &[&str]| EntryPointModel {
             name: name.into(),
+            standing: Standing::Open,
             is_default: name == "web",
             middlewares: middlewares.iter().map(|name| Name::from(*name)).collect(),
             tls: None,
         };
+        let udp = |name: &str| UdpEntryPointModel { name: name.into(), standing: Standing::Open };
+        let entry_points = EntryPoints {
+            tcp: vec![entry_point("web", &[]), entry_point("outer", &["prefix"]), entry_point("other", &["prefix"])],
+            udp: vec![udp("dns"), udp("log")],
+            written: Arc::default(),
+        };
         let kit = Kit {
-            entry_points: vec![
-                entry_point("web", &[]),
-                entry_point("outer", &["prefix"]),
-                entry_point("other", &["prefix"]),
-            ],
-            udp_entry_points: vec!["dns".into(), "log".into()],
+            entry_points: Arc::new(entry_points),
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
@@ -533,7 +536,8 @@ tls:
 fn certificates_are_wanted_for_the_names_of_tcp_routers_that_ask_for_them() {
     let mut bed = Bed::new();
     // It holds for HTTP routers only.
-    bed.kit.entry_points[0].tls = Some(RouterTls { cert_resolver: Some("le".into()), ..RouterTls::default() });
+    let tls = crate::config::RouterTls { cert_resolver: Some("le".into()), ..crate::config::RouterTls::default() };
+    Arc::make_mut(&mut bed.kit.entry_points).tcp[0].tls = Some(tls);
     for (router, expected) in [
         ("{rule: HostSNI(`a.test`) || HostSNI(`b.test`), tls: {certResolver: le}}", "a.test+b.test"),
         ("{rule: HostSNI(`a.test`), entryPoints: [web, outer], tls: {certResolver: le}}", "a.test"),

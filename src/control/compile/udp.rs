@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::Routing;
+use crate::config::address::Protocol;
 use crate::config::udp::Router;
 use crate::problem::{Problem, Problems};
 use crate::service::udp::{Kind, Pool, Service, Settings, Shares, Weighted};
@@ -11,7 +12,7 @@ use crate::snapshot::UdpRoute;
 use crate::units::Name;
 
 use super::entry_points::{self, Positions};
-use super::{Built, Kit};
+use super::{Built, Kit, Standing};
 
 pub(super) type Services = BTreeMap<Name, Arc<Service>>;
 type Routes = Box<[Option<Arc<UdpRoute>>]>;
@@ -158,7 +159,7 @@ impl<'a> Builder<'a> {
 
     /// What each entry point leads to: to its first router by name. If that is broken, to nothing.
     fn routes(&mut self) -> Routes {
-        let mut holders: Vec<Option<Holder<'a>>> = vec![None; self.kit.udp_entry_points.len()];
+        let mut holders: Vec<Option<Holder<'a>>> = vec![None; self.kit.entry_points.udp.len()];
         for (name, router) in &self.routing.udp.routers {
             let entry_points = self.entry_points(name, router);
             let route = self.route(name, router);
@@ -166,7 +167,7 @@ impl<'a> Builder<'a> {
                 let Some(holder) = holders.get_mut(index) else { continue };
                 match holder {
                     Some((first, _)) => {
-                        let entry_point = &self.kit.udp_entry_points[index];
+                        let entry_point = &self.kit.entry_points.udp[index].name;
                         let message = format!(
                             "is not used at \"{entry_point}\": an entry point for UDP has one router, and \"{first}\" comes first by name"
                         );
@@ -176,20 +177,28 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        holders.into_iter().map(|holder| holder.and_then(|(_, route)| route)).collect()
+        let routes = holders.into_iter().enumerate().map(|(index, holder)| {
+            let before = self.previous.and_then(|built| built.snapshot.udp.get(index));
+            match before.filter(|_| self.kit.entry_points.udp[index].standing == Standing::Leaving) {
+                Some(last) => last.clone(),
+                None => holder.and_then(|(_, route)| route),
+            }
+        });
+        routes.collect()
     }
 
     /// Indices of the entry points that the router serves, each once.
     fn entry_points(&mut self, name: &Name, router: &Router) -> Positions {
-        let known = &self.kit.udp_entry_points;
+        let known = &self.kit.entry_points.udp;
+        let open = || (0..known.len()).filter(|index| known[*index].is_open());
         if router.entry_points.is_empty() {
-            return (0..known.len()).collect();
+            return open().collect();
         }
-        let help = || match known.join(", ") {
+        let help = || match open().map(|index| &*known[index].name).collect::<Vec<_>>().join(", ") {
             names if names.is_empty() => "no entry point is for UDP: its address ends in `/udp`".to_owned(),
             names => format!("those for UDP are: {names}"),
         };
-        let position = |wanted: &str| known.iter().position(|name| **name == *wanted);
+        let position = |wanted: &str| self.kit.entry_points.index(Protocol::Udp, wanted);
         let (found, problems) = entry_points::find(&router.entry_points, position, help);
         for problem in problems {
             self.tell(name, problem);

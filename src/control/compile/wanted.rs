@@ -55,18 +55,20 @@ impl Wishes {
                 continue;
             }
             let serves = |entry_point: &&super::EntryPointModel| match &router.common.entry_points[..] {
+                _ if !entry_point.is_open() => false,
                 [] => entry_point.is_default,
                 named => named.iter().any(|named| named.as_str() == &*entry_point.name),
             };
-            for entry_point in kit.entry_points.iter().filter(serves) {
+            for entry_point in kit.entry_points.tcp.iter().filter(serves) {
                 if let Some(tls) = &entry_point.tls {
                     work.router(name, route, tls);
                 }
             }
         }
         // One that is served at several entry points has one certificate.
+        let open = doors.iter().zip(&kit.entry_points.tcp).filter(|(_, entry_point)| entry_point.is_open());
         let tcp: BTreeMap<_, _> =
-            doors.iter().flat_map(|door| door.tcp().routes()).map(|route| (&route.name, &**route)).collect();
+            open.flat_map(|(door, _)| door.tcp().routes()).map(|route| (&route.name, &**route)).collect();
         for route in tcp.into_values() {
             work.tcp_router(routing, route);
         }

@@ -63,8 +63,7 @@ impl Setup {
     }
 
     fn published(&self) -> Published {
-        let (mut published, _) = self.inbox.contents();
-        published.remove(NAME).expect("nothing is published")
+        self.inbox.contents().published.remove(NAME).expect("nothing is published")
     }
 
     /// Rules in the order of their routers' names.

@@ -13,6 +13,7 @@ use super::handle::Shared;
 use super::options::Options;
 use super::pace;
 use crate::exchange::{Client, Fault};
+use crate::traffic::http::EntryPointHttp;
 
 /// Bytes of a request body that may be outstanding when a connection is kept all the same; they are read and thrown away.
 const OUTSTANDING_BYTES: u64 = 256 << 10;
@@ -136,6 +137,11 @@ impl Connection {
 
     pub(super) fn take_reusable(&self) -> bool {
         self.is_reusable.swap(false, Ordering::Relaxed)
+    }
+
+    /// How its entry point treats requests.
+    pub fn http(&self) -> &EntryPointHttp {
+        &self.shared.options.http
     }
 
     pub(super) fn options(&self) -> &Options {

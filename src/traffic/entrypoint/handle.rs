@@ -64,12 +64,19 @@ impl Handle {
     /// Takes those that have connected already, and closes the listening socket for good: whoever comes later is refused at once
     /// and can go elsewhere.
     pub fn close_after_last(&self) {
-        self.shared.accepting.send_replace(Accepting::Last);
+        self.shared.close(Accepting::Last);
     }
 
     /// Closes the listening socket for good. Connections live on.
     pub fn close_listener(&self) {
-        self.shared.accepting.send_replace(Accepting::Closed);
+        self.shared.close(Accepting::Closed);
+    }
+
+    /// Waits until the listening socket is closed, which others may hold open all the same.
+    pub async fn listener_closed(&self) {
+        let mut accepting = self.shared.accepting.subscribe();
+        // It is never dropped before this handle.
+        let _ = accepting.wait_for(|state| *state == Accepting::Over).await;
     }
 
     /// A duplicate of the listening socket, for a successor; `NotConnected` if it is closed.
@@ -152,6 +159,8 @@ pub(super) enum Accepting {
     /// Only who has connected already.
     Last,
     Closed,
+    /// The listening socket is gone.
+    Over,
 }
 
 const FORCE_PLAIN: u8 = 1;
@@ -194,7 +203,7 @@ impl Shared {
         Self {
             options,
             observer,
-            accepting: watch::Sender::new(Accepting::Yes),
+            accepting: watch::Sender::new(Accepting::Paused),
             epoch: pace::now(),
             draining: AtomicBool::new(false),
             close_idle_at: AtomicU64::new(0),
@@ -204,6 +213,17 @@ impl Shared {
             signal: Notify::new(),
             counts: Counts::default(),
         }
+    }
+
+    fn close(&self, how: Accepting) {
+        self.accepting.send_if_modified(|now| {
+            // Who has it closed at once does not mean to wait for the last ones.
+            let is_news = *now != Accepting::Over && *now != Accepting::Closed && *now != how;
+            is_news && {
+                *now = how;
+                true
+            }
+        });
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -239,8 +259,9 @@ pub(super) struct Counted(Arc<Shared>);
 impl Counted {
     /// Counts one more, unless there are as many as may be.
     pub(super) fn new(shared: &Arc<Shared>) -> Option<Self> {
-        let before = shared.counts.open.fetch_add(1, Ordering::AcqRel);
-        shared.observer.opened(shared.options.index);
+        shared.counts.open.fetch_add(1, Ordering::AcqRel);
+        let before = shared.options.crowd.fetch_add(1, Ordering::AcqRel);
+        shared.observer.opened();
         let counted = Self(shared.clone());
         (before < shared.options.limits.connections).then_some(counted)
     }
@@ -249,7 +270,8 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.counts.open.fetch_sub(1, Ordering::AcqRel);
-        self.0.observer.closed(self.0.options.index);
+        self.0.options.crowd.fetch_sub(1, Ordering::AcqRel);
+        self.0.observer.closed();
         self.0.counts.fewer.notify_waiters();
     }
 }

@@ -54,19 +54,38 @@ pub trait Observer: Send + Sync {
     /// A connection that a TCP router took has ended.
     fn carried(&self, _client: &Client, _report: &Report) {}
 
-    /// A connection was accepted at the entry point with this index.
-    fn opened(&self, _entry_point: usize) {}
+    /// A connection was accepted.
+    fn opened(&self) {}
 
     /// A connection that was told as opened is over.
-    fn closed(&self, _entry_point: usize) {}
+    fn closed(&self) {}
 }
 
-/// Starts an entry point on a listening socket, on the current tokio runtime. It ends when its handle closes the listener
-/// and its connections are over. `current` tells which TLS is spoken; without it, none is.
+/// Starts an entry point as [`open`] does, and has it accept.
 ///
 /// # Errors
 /// If the socket cannot be used.
 pub fn start<A>(
+    options: Options,
+    listener: std::net::TcpListener,
+    app: Arc<A>,
+    observer: Arc<dyn Observer>,
+    current: Option<Arc<Current>>,
+) -> io::Result<Handle>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let handle = open(options, listener, app, observer, current)?;
+    handle.resume_accepting();
+    Ok(handle)
+}
+
+/// Makes an entry point of a listening socket, on the current tokio runtime. It accepts as soon as its handle says so, and ends when
+/// its handle closes the listener and its connections are over. `current` tells which TLS is spoken; without it, none is.
+///
+/// # Errors
+/// If the socket cannot be used.
+pub fn open<A>(
     options: Options,
     listener: std::net::TcpListener,
     app: Arc<A>,
@@ -109,15 +128,21 @@ impl<A> EntryPoint<A>
 where
     A: HttpServerApp + Send + Sync + 'static,
 {
-    /// Accepts until the listener is closed.
+    /// Accepts until the listener is to be closed, and closes it.
     async fn accept(self, listener: Arc<TcpListener>) {
+        self.accept_from(&listener).await;
+        drop(listener);
+        self.shared.accepting.send_replace(Accepting::Over);
+    }
+
+    async fn accept_from(&self, listener: &TcpListener) {
         let mut accepting = self.shared.accepting.subscribe();
         let mut back_off = listen::BackOff::default();
         loop {
             let state = *accepting.borrow_and_update();
             match state {
-                Accepting::Last => return self.admit_last(&listener),
-                Accepting::Closed => return,
+                Accepting::Last => return self.admit_last(listener),
+                Accepting::Closed | Accepting::Over => return,
                 Accepting::Paused => {
                     if accepting.changed().await.is_err() {
                         return;

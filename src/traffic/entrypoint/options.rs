@@ -1,11 +1,13 @@
 //! What an entry point is told: plain values, checked and defaulted before they come here.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 
 use crate::tls::Challenges;
+use crate::traffic::http::EntryPointHttp;
 use crate::units::Networks;
 
 /// Everything that one entry point is told.
@@ -31,6 +33,10 @@ pub struct Options {
     pub http2: Option<Http2>,
     /// Proofs for ACME servers.
     pub acme: Acme,
+    /// How its requests are treated.
+    pub http: Arc<EntryPointHttp>,
+    /// Its open connections, with those that were made when other options held.
+    pub crowd: Arc<AtomicUsize>,
 }
 
 /// What is done with ACME servers that ask for a proof in a handshake.
@@ -56,6 +62,8 @@ impl Options {
             keep_alive: KeepAlive::default(),
             http2: Some(Http2::default()),
             acme: Acme::default(),
+            http: Arc::default(),
+            crowd: Arc::default(),
         }
     }
 }

@@ -82,6 +82,12 @@ pub struct GuardOptions {
     pub underscores: Underscores,
 }
 
+impl Default for GuardOptions {
+    fn default() -> Self {
+        Self { sanitize_path: true, encode_query_semicolons: false, underscores: Underscores::Keep }
+    }
+}
+
 /// Brings a request into its one canonical form.
 ///
 /// # Errors

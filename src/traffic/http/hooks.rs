@@ -21,7 +21,7 @@ use crate::snapshot::{Door, Route, Target};
 use crate::traffic::entrypoint::{Connection, Stream};
 
 use super::respond::{self, Failure};
-use super::{EntryPointHttp, Flight, Gateway, answer, direct, forwarded, guard, lane, tell, upstream};
+use super::{Flight, Gateway, answer, direct, forwarded, guard, lane, tell, upstream};
 
 /// Pingora's hooks, all of them thin: they call the gateway and its parts.
 pub struct Hooks(pub Arc<Gateway>);
@@ -53,9 +53,8 @@ impl ProxyHttp for Hooks {
         session.set_keepalive(connection.keep_alive());
         // RFC 9110 §15.2: HTTP/1.0 has no informational answers.
         session.downstream_session.set_ignore_info_resp(session.req_header().version == Version::HTTP_10);
-        let entry_point = &self.entry_points[connection.client.entry_point_index];
-        flight.connection = Some(connection);
-        match self.receive(session.req_header_mut(), flight, entry_point).await {
+        flight.connection = Some(connection.clone());
+        match self.receive(session.req_header_mut(), flight, &connection).await {
             Some(reply) => {
                 self.reply(session, flight, reply).await?;
                 Ok(true)
@@ -234,9 +233,9 @@ impl Gateway {
         &self,
         request: &mut RequestHeader,
         flight: &mut Flight,
-        entry_point: &EntryPointHttp,
+        connection: &Connection,
     ) -> Option<Reply> {
-        let connection = flight.connection.clone()?;
+        let entry_point = connection.http();
         let client = connection.client.clone();
         let canonical = guard::canonicalize(request, &entry_point.guard);
         forwarded::receive(request, &client, &connection.address, &entry_point.forwarded);
@@ -342,8 +341,7 @@ impl Gateway {
     /// Makes a request one for the server that was chosen.
     pub(super) fn address(&self, request: &mut RequestHeader, flight: &Flight) -> Result<()> {
         let (Some(connection), Some(selection)) = (&flight.connection, &flight.selection) else { return Ok(()) };
-        let entry_point = &self.entry_points[connection.client.entry_point_index];
-        forwarded::append_for(request, &connection.address, &entry_point.forwarded);
+        forwarded::append_for(request, &connection.address, &connection.http().forwarded);
         upstream::address(request, selection)
     }
 

@@ -30,8 +30,9 @@ pub use forwarded::ForwardedOptions;
 pub use guard::{EncodedCharacters, GuardOptions, Underscores};
 pub use hooks::Hooks;
 pub(crate) use hooks::is_misdirected;
+pub use tell::AtEntryPoint;
 
-/// How one entry point treats its HTTP requests.
+/// How one entry point treats its HTTP requests. Connections lead to it: each keeps what held when it was made.
 #[derive(Debug)]
 pub struct EntryPointHttp {
     /// Its name.
@@ -50,12 +51,24 @@ pub struct EntryPointHttp {
     pub meters: Arc<EntryPointMeters>,
 }
 
+impl Default for EntryPointHttp {
+    fn default() -> Self {
+        Self {
+            name: "".into(),
+            guard: GuardOptions::default(),
+            forwarded: ForwardedOptions::default(),
+            encoded_characters: EncodedCharacters::ALL,
+            access_log: true,
+            metrics: true,
+            meters: Arc::default(),
+        }
+    }
+}
+
 /// The one `ProxyHttp` behind all entry points.
 pub struct Gateway {
     /// The snapshot in force.
     pub current: Arc<Current>,
-    /// By [`crate::exchange::Client::entry_point_index`].
-    pub entry_points: Box<[EntryPointHttp]>,
     /// Where requests are logged, if anywhere.
     pub access_log: Option<Arc<AccessLog>>,
     /// Whether requests to the gateway's own services are logged.

@@ -1,5 +1,6 @@
 //! What is told of a request once it is over: metrics and a line of the access log.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Version};
@@ -13,7 +14,7 @@ use crate::snapshot::{Target, TcpTarget};
 use crate::traffic::entrypoint::Observer;
 use crate::traffic::tcp::Report;
 
-use super::{Flight, Gateway};
+use super::{EntryPointHttp, Flight, Gateway};
 
 /// gRPC's own word for what has no status, or one that is none.
 const GRPC_UNKNOWN: u16 = 2;
@@ -29,15 +30,15 @@ pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u16> {
 impl Gateway {
     /// Tells of a request that reached the hooks.
     pub(super) fn tell(&self, session: &Session, flight: &Flight) {
-        let Some(exchange) = &flight.exchange else { return };
+        let (Some(exchange), Some(connection)) = (&flight.exchange, &flight.connection) else { return };
+        let entry_point = connection.http();
         let internal = flight.route.as_ref().is_some_and(|route| {
             matches!(&route.target, Target::Service { service, .. } if matches!(**service, Service::Internal(_)))
         });
         let response_bytes = session.body_bytes_sent() as u64;
         let duration = exchange.started.elapsed();
-        self.count(exchange, session, flight, internal, (duration, response_bytes));
+        self.count((entry_point, exchange), session, flight, internal, (duration, response_bytes));
         let Some(log) = &self.access_log else { return };
-        let entry_point = &self.entry_points[exchange.client.entry_point_index];
         let switch = flight.route.as_ref().and_then(|route| route.switches().access_log);
         if !switch.unwrap_or(entry_point.access_log) {
             return;
@@ -91,7 +92,7 @@ impl Gateway {
 
     fn count(
         &self,
-        exchange: &Exchange,
+        (entry_point, exchange): (&EntryPointHttp, &Exchange),
         session: &Session,
         flight: &Flight,
         internal: bool,
@@ -100,7 +101,6 @@ impl Gateway {
         if internal && !self.metrics.count_internals() {
             return;
         }
-        let entry_point = &self.entry_points[exchange.client.entry_point_index];
         let switch = flight.route.as_ref().and_then(|route| route.switches().metrics);
         if !switch.unwrap_or(entry_point.metrics) {
             return;
@@ -142,23 +142,29 @@ impl Gateway {
     }
 }
 
-/// What the front door refuses never reaches the hooks; it is told here.
-impl Observer for Gateway {
-    fn opened(&self, entry_point: usize) {
-        self.entry_points[entry_point].meters.opened(Transport::Tcp);
+/// The gateway as one entry point sees it. What the front door refuses never reaches the hooks; it is told here.
+pub struct AtEntryPoint {
+    /// Whose access log it is told to.
+    pub gateway: Arc<Gateway>,
+    /// What is counted and logged there.
+    pub http: Arc<EntryPointHttp>,
+}
+
+impl Observer for AtEntryPoint {
+    fn opened(&self) {
+        self.http.meters.opened(Transport::Tcp);
     }
 
-    fn closed(&self, entry_point: usize) {
-        self.entry_points[entry_point].meters.closed(Transport::Tcp);
+    fn closed(&self) {
+        self.http.meters.closed(Transport::Tcp);
     }
 
-    fn turned_away(&self, client: &Client, refusal: Refusal) {
-        self.entry_points[client.entry_point_index].meters.refuse(refusal);
+    fn turned_away(&self, _: &Client, refusal: Refusal) {
+        self.http.meters.refuse(refusal);
     }
 
     fn carried(&self, client: &Client, report: &Report) {
-        let entry_point = &self.entry_points[client.entry_point_index];
-        let Some(log) = self.access_log.as_ref().filter(|_| entry_point.access_log) else { return };
+        let Some(log) = self.gateway.access_log.as_ref().filter(|_| self.http.access_log) else { return };
         let service = match &report.route.target {
             TcpTarget::Service { name, .. } => name.as_str(),
             TcpTarget::Disabled => "",
@@ -168,7 +174,7 @@ impl Observer for Gateway {
             started: report.started,
             duration: report.began.elapsed(),
             peer: client.peer,
-            entry_point: &entry_point.name,
+            entry_point: &self.http.name,
             server_name: tls.and_then(|tls| tls.server_name.as_deref()),
             tls: tls.filter(|tls| !tls.version.is_empty()).map(|tls| Tls {
                 version: tls.version,
@@ -185,14 +191,13 @@ impl Observer for Gateway {
     }
 
     fn refused(&self, client: &Client, fault: Fault, request_line: &[u8]) {
-        let entry_point = &self.entry_points[client.entry_point_index];
+        let entry_point = &*self.http;
         entry_point.meters.record_fault(fault);
         if fault == Fault::TooManyConnections {
             entry_point.meters.refuse(Refusal::TooMany);
         }
-        let Some(log) = self.access_log.as_ref().filter(|_| entry_point.access_log && !request_line.is_empty()) else {
-            return;
-        };
+        let is_logged = entry_point.access_log && !request_line.is_empty();
+        let Some(log) = self.gateway.access_log.as_ref().filter(|_| is_logged) else { return };
         let mut words = request_line.split(|byte| *byte == b' ');
         let method = words.next().and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default();
         log.log(&Record {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::{Lane, Shared};
+use super::{Bounds, Lane, Shared, millis};
 
 /// The grip on a running entry point for UDP. Clones grip the same one.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Handle {
 
     /// Name of the entry point.
     pub fn name(&self) -> &Arc<str> {
-        &self.shared.options.name
+        &self.shared.name
     }
 
     /// Where it listens.
@@ -67,12 +67,28 @@ impl Handle {
 
     /// Passes on what has come already and opens no more sessions; the sockets close with the last one.
     pub fn close_after_last(&self) {
-        self.shared.reading.send_replace(Reading::Last);
+        self.shared.reading.send_if_modified(|now| {
+            // Whoever has let go of the sockets leaves what comes to others.
+            !matches!(*now, Reading::Over | Reading::Last) && {
+                *now = Reading::Last;
+                true
+            }
+        });
     }
 
     /// Lets go of the sockets. Sessions that are there still answer through them.
     pub fn let_go(&self) {
         self.shared.reading.send_replace(Reading::Over);
+    }
+
+    /// Has other bounds hold from now on, for the sessions that are there as well. A silence that began before may still end them by
+    /// the time that held then.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.shared.timeout.store(millis(bounds.timeout), Ordering::Relaxed);
+        self.shared.sessions.store(bounds.sessions, Ordering::Relaxed);
+        for lane in self.lanes.iter().filter_map(Weak::upgrade) {
+            lane.desk.lock().table.share_among(bounds.sessions, self.lanes.len());
+        }
     }
 
     /// Duplicates of the sockets, for a successor; `NotConnected` if they are closed.
@@ -87,6 +103,28 @@ impl Handle {
     /// Ends all sessions at once.
     pub fn cut(&self) {
         self.lanes.iter().filter_map(Weak::upgrade).for_each(|lane| lane.cut());
+    }
+
+    /// Waits until the sockets are closed, unless sessions are open: they keep them.
+    pub async fn sockets_closed(&self) {
+        loop {
+            let fewer = self.shared.fewer.notified();
+            if self.sessions() > 0 || self.shared.lanes.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            fewer.await;
+        }
+    }
+
+    /// Waits until no session is open.
+    pub async fn over(&self) {
+        loop {
+            let fewer = self.shared.fewer.notified();
+            if self.sessions() == 0 {
+                return;
+            }
+            fewer.await;
+        }
     }
 
     /// Sessions that are open.

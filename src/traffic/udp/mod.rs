@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,14 +44,20 @@ pub struct Options {
     pub name: Arc<str>,
     /// Its place among the entry points for UDP.
     pub index: usize,
+    /// What holds for its sessions.
+    pub bounds: Bounds,
+}
+
+/// What holds for the sessions of an entry point for UDP. May change while they last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
     /// A session ends when neither side has sent anything for so long.
     pub timeout: Duration,
     /// Most sessions at a time.
     pub sessions: usize,
 }
 
-/// Starts an entry point on bound sockets, on the current tokio runtime. It ends when its handle lets go of the sockets and its
-/// sessions are over.
+/// Starts an entry point as [`open`] does, and has it read.
 ///
 /// # Errors
 /// If a socket cannot be used.
@@ -59,31 +65,58 @@ pub fn start(
     options: Options,
     sockets: Vec<std::net::UdpSocket>,
     current: Arc<Current>,
+    meters: (Arc<DatagramMeters>, Arc<EntryPointMeters>),
+) -> io::Result<Handle> {
+    let handle = open(options, sockets, current, meters)?;
+    handle.resume_reading();
+    Ok(handle)
+}
+
+/// Makes an entry point of bound sockets, on the current tokio runtime. It reads as soon as its handle says so, and ends when its
+/// handle lets go of the sockets and its sessions are over.
+///
+/// # Errors
+/// If a socket cannot be used.
+pub fn open(
+    options: Options,
+    sockets: Vec<std::net::UdpSocket>,
+    current: Arc<Current>,
     (meters, connections): (Arc<DatagramMeters>, Arc<EntryPointMeters>),
 ) -> io::Result<Handle> {
+    let Options { name, index, bounds } = options;
     let shared = Arc::new(Shared {
-        options,
+        name,
+        index,
+        timeout: AtomicU64::new(millis(bounds.timeout)),
+        sessions: AtomicUsize::new(bounds.sessions),
         current,
         meters,
         connections,
-        reading: watch::Sender::new(Reading::Yes),
+        reading: watch::Sender::new(Reading::Paused),
         epoch: Instant::now(),
         open: AtomicUsize::new(0),
+        lanes: AtomicUsize::new(0),
         fewer: Notify::new(),
     });
     let tables = sockets.len();
     let mut lanes = Vec::with_capacity(tables);
     for socket in sockets {
-        let desk = Desk { table: Table::new(shared.options.sessions, tables), route: None };
+        let desk = Desk { table: Table::new(bounds.sessions, tables), route: None };
         lanes.push(Arc::new(Lane {
             shared: shared.clone(),
             socket: Arc::new(Socket::new(socket)?),
             desk: Mutex::new(desk),
         }));
     }
-    let handle = Handle::new(shared, &lanes)?;
+    let handle = Handle::new(shared.clone(), &lanes)?;
     for lane in lanes {
-        tokio::spawn(lane.serve());
+        let shared = shared.clone();
+        shared.lanes.fetch_add(1, Ordering::AcqRel);
+        tokio::spawn(async move {
+            lane.serve().await;
+            shared.lanes.fetch_sub(1, Ordering::AcqRel);
+            shared.fewer.notify_waiters();
+        });
     }
     Ok(handle)
 }
@@ -91,7 +124,12 @@ pub fn start(
 /// What the sockets and sessions of one entry point share.
 #[derive(Debug)]
 struct Shared {
-    options: Options,
+    name: Arc<str>,
+    index: usize,
+    /// Milliseconds of silence that end a session.
+    timeout: AtomicU64,
+    /// Most sessions at a time.
+    sessions: AtomicUsize,
     current: Arc<Current>,
     meters: Arc<DatagramMeters>,
     connections: Arc<EntryPointMeters>,
@@ -99,10 +137,17 @@ struct Shared {
     epoch: Instant,
     /// Sessions whose task is not over.
     open: AtomicUsize,
+    /// Sockets that are read.
+    lanes: AtomicUsize,
     fewer: Notify,
 }
 
 impl Shared {
+    /// How long a session may be silent.
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout.load(Ordering::Relaxed))
+    }
+
     /// Milliseconds since the epoch.
     fn now(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
@@ -226,7 +271,7 @@ impl Lane {
                 Ok(More::Yes) => {}
                 Ok(More::No) => return Ok(More::No),
                 Err(error) => {
-                    log::debug!(entry_point = &*self.shared.options.name; "cannot read datagrams: {error}");
+                    log::debug!(entry_point = &*self.shared.name; "cannot read datagrams: {error}");
                     return Err(error);
                 }
             }
@@ -238,7 +283,7 @@ impl Lane {
     /// their clients are concerned.
     fn follow(&self, desk: &mut Desk) {
         let current = self.shared.current.load();
-        let route = current.udp.get(self.shared.options.index).and_then(Option::as_ref);
+        let route = current.udp.get(self.shared.index).and_then(Option::as_ref);
         if route.map(Arc::as_ptr) == desk.route.as_ref().map(Arc::as_ptr) {
             return;
         }
@@ -296,7 +341,7 @@ impl Lane {
         let pick = route.service.pick(Instant::now().into_std()).ok_or(Lost::NoServer)?;
         self.make_room(desk)?;
         let session = Session::open(peer, pick, now).map_err(|error| {
-            log::debug!(entry_point = &*self.shared.options.name; "cannot open a socket towards a server: {error}");
+            log::debug!(entry_point = &*self.shared.name; "cannot open a socket towards a server: {error}");
             Lost::NoSocket
         })?;
         let session = Arc::new(session);
@@ -308,7 +353,7 @@ impl Lane {
 
     /// Gives an old session up for a new one, if there are as many as may be.
     fn make_room(&self, desk: &mut Desk) -> Result<(), Lost> {
-        let most = self.shared.options.sessions;
+        let most = self.shared.sessions.load(Ordering::Relaxed);
         let open = self.shared.open.load(Ordering::Acquire);
         if open < most {
             return Ok(());
@@ -334,6 +379,11 @@ impl Lane {
             session.end();
         }
     }
+}
+
+/// A time in whole milliseconds, rounded up: one that is short is still one.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// Whether a datagram could not be sent for a reason that the next one may not have.

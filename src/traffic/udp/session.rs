@@ -94,7 +94,7 @@ impl Session {
     pub(super) async fn run(self: Arc<Self>, lane: Arc<Lane>) {
         let shared = lane.shared.clone();
         self.service.opened();
-        self.pass_on(&lane, shared.options.timeout).await;
+        self.pass_on(&lane, shared.timeout()).await;
         lane.leave(&self);
         self.service.closed();
         shared.closed();
@@ -145,7 +145,7 @@ impl Session {
 
     /// When it has been silent for long enough, if it is from now on.
     fn active_until(&self, lane: &Lane) -> Instant {
-        lane.shared.at(self.active_at.load(Ordering::Relaxed)) + lane.shared.options.timeout
+        lane.shared.at(self.active_at.load(Ordering::Relaxed)) + lane.shared.timeout()
     }
 
     fn note(&self, Passed { datagrams, bytes, lost }: Passed, shared: &Shared) {

@@ -63,14 +63,21 @@ struct List {
 impl<C: Client, S> Table<C, S> {
     /// An empty one of `tables` that share `most` places, of which one source may hold half.
     pub(super) fn new(most: usize, tables: usize) -> Self {
-        Self {
+        let mut table = Self {
             places: HashMap::default(),
             slots: Vec::new(),
             free: NONE,
             fresh: List { first: NONE, last: NONE },
             proven: HashMap::default(),
-            share: u32::try_from(most / 2 / tables.max(1)).unwrap_or(u32::MAX).max(1),
-        }
+            share: 1,
+        };
+        table.share_among(most, tables);
+        table
+    }
+
+    /// Has `tables` share `most` places from now on. Who has more by then keeps them.
+    pub(super) fn share_among(&mut self, most: usize, tables: usize) {
+        self.share = u32::try_from(most / 2 / tables.max(1)).unwrap_or(u32::MAX).max(1);
     }
 
     /// How many there are.

@@ -65,7 +65,7 @@ impl Door {
     fn open(at: &str, servers: &[SocketAddr], timeout: Duration, sessions: usize) -> Self {
         let current = Arc::new(Current::new());
         let meters = Arc::new(DatagramMeters::default());
-        let options = Options { name: "dns".into(), index: 0, timeout, sessions };
+        let options = Options { name: "dns".into(), index: 0, bounds: Bounds { timeout, sessions } };
         let sockets = vec![bind(at, false).unwrap()];
         let handle = start(options, sockets, current.clone(), (meters.clone(), Arc::default())).unwrap();
         let mut door = Self { handle, current, meters, pool: Arc::new(Service::Servers(pool(&[], None))) };

@@ -1,0 +1,143 @@
+//! The grip on one entry point that runs, whatever it carries: what a drain does with it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::process::Protocol;
+use crate::process::drain::{Counts, Cut, Door, Draining};
+use crate::traffic::{entrypoint, udp};
+
+use super::sockets::Bound;
+
+/// How long idle connections are left alone after the drain was announced: a client's next request may be on its way.
+const IDLE_GRACE: Duration = Duration::from_millis(500);
+
+/// The grip on one entry point that runs. Clones grip the same one.
+#[derive(Clone, Debug)]
+pub(super) enum Grip {
+    Tcp(entrypoint::Handle),
+    Udp(udp::Handle),
+}
+
+impl Grip {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Tcp(handle) => handle.name(),
+            Self::Udp(handle) => handle.name(),
+        }
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(handle) => handle.address(),
+            Self::Udp(handle) => handle.address(),
+        }
+    }
+
+    /// Duplicates of its sockets: one, or several for UDP; `NotConnected` if they are closed.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        match self {
+            Self::Tcp(handle) => Ok(vec![handle.duplicate_listener()?]),
+            Self::Udp(handle) => handle.duplicate_sockets(),
+        }
+    }
+
+    /// The same, to be used by another entry point.
+    pub(super) fn sockets(&self) -> io::Result<Bound> {
+        let protocol = match self {
+            Self::Tcp(_) => Protocol::Tcp,
+            Self::Udp(_) => Protocol::Udp,
+        };
+        Bound::from(protocol, self.duplicates()?).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Leaves its sockets to others that hold them, with whoever waits there.
+    pub(super) fn let_go(&self) {
+        match self {
+            Self::Tcp(handle) => handle.close_listener(),
+            Self::Udp(handle) => handle.let_go(),
+        }
+    }
+
+    /// Waits until its sockets are closed, or kept by sessions only.
+    pub(super) async fn closed(&self) {
+        match self {
+            Self::Tcp(handle) => handle.listener_closed().await,
+            Self::Udp(handle) => handle.sockets_closed().await,
+        }
+    }
+
+    /// Waits until nobody is left.
+    pub(super) async fn over(&self) {
+        match self {
+            Self::Tcp(handle) => {
+                // A connection becomes a tunnel, but a tunnel nothing else.
+                handle.drained().await;
+                handle.upgraded_drained().await;
+            }
+            Self::Udp(handle) => handle.over().await,
+        }
+    }
+}
+
+impl Door for Grip {
+    fn stop_accepting(&self) {
+        match self {
+            Self::Tcp(handle) => handle.stop_accepting(),
+            Self::Udp(handle) => handle.stop_reading(),
+        }
+    }
+
+    fn close(&self) {
+        match self {
+            Self::Tcp(handle) => handle.close_after_last(),
+            Self::Udp(handle) => handle.close_after_last(),
+        }
+    }
+
+    fn resume_accepting(&self) {
+        match self {
+            Self::Tcp(handle) => handle.resume_accepting(),
+            Self::Udp(handle) => handle.resume_reading(),
+        }
+    }
+
+    fn set_draining(&self, draining: Draining) {
+        if let Self::Tcp(handle) = self {
+            handle.set_draining(draining == Draining::On);
+        }
+    }
+
+    fn close_idle(&self, spread: Duration) {
+        if let Self::Tcp(handle) = self {
+            handle.close_idle_after(IDLE_GRACE.min(spread), spread.saturating_sub(IDLE_GRACE));
+        }
+    }
+
+    fn cut(&self, what: Cut) {
+        match self {
+            Self::Tcp(handle) => {
+                handle.force_close();
+                if what == Cut::All {
+                    handle.force_close_upgraded();
+                }
+            }
+            Self::Udp(handle) if what == Cut::All => handle.cut(),
+            Self::Udp(_) => {}
+        }
+    }
+
+    fn active(&self) -> Counts {
+        // Idle connections and those with a request are not told apart: both end by themselves once the drain has begun.
+        match self {
+            Self::Tcp(handle) => {
+                Counts { idle: 0, requests: handle.connections(), tunnels: handle.upgraded_connections() }
+            }
+            Self::Udp(handle) => Counts { idle: 0, requests: 0, tunnels: handle.sessions() },
+        }
+    }
+}
