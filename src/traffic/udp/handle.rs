@@ -11,8 +11,7 @@ use super::{Bounds, Lane, Shared, millis};
 /// The grip on a running entry point for UDP. Clones grip the same one.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    shared: Arc<Shared>,
-    lanes: Box<[Weak<Lane>]>,
+    pub(super) shared: Arc<Shared>,
     address: SocketAddr,
 }
 
@@ -32,7 +31,7 @@ impl Handle {
     pub(super) fn new(shared: Arc<Shared>, lanes: &[Arc<Lane>]) -> io::Result<Self> {
         let first = lanes.first().ok_or(io::ErrorKind::InvalidInput)?;
         let address = first.socket.address()?;
-        Ok(Self { shared, address, lanes: lanes.iter().map(Arc::downgrade).collect() })
+        Ok(Self { shared, address })
     }
 
     /// Name of the entry point.
@@ -86,8 +85,9 @@ impl Handle {
     pub fn set_bounds(&self, bounds: Bounds) {
         self.shared.timeout.store(millis(bounds.timeout), Ordering::Relaxed);
         self.shared.sessions.store(bounds.sessions, Ordering::Relaxed);
-        for lane in self.lanes.iter().filter_map(Weak::upgrade) {
-            lane.desk.lock().table.share_among(bounds.sessions, self.lanes.len());
+        let tables = self.shared.lanes.get().map_or(1, |lanes| lanes.len());
+        for lane in self.shared.lanes() {
+            lane.desk.lock().table.share_among(bounds.sessions, tables);
         }
     }
 
@@ -97,19 +97,19 @@ impl Handle {
     /// If the system has no descriptor left.
     pub fn duplicate_sockets(&self) -> io::Result<Vec<OwnedFd>> {
         let duplicate = |lane: &Weak<Lane>| lane.upgrade().ok_or(io::ErrorKind::NotConnected)?.socket.duplicate();
-        self.lanes.iter().map(duplicate).collect()
+        self.shared.lanes.get().into_iter().flatten().map(duplicate).collect()
     }
 
     /// Ends all sessions at once.
     pub fn cut(&self) {
-        self.lanes.iter().filter_map(Weak::upgrade).for_each(|lane| lane.cut());
+        self.shared.lanes().for_each(|lane| lane.cut());
     }
 
     /// Waits until the sockets are closed, unless sessions are open: they keep them.
     pub async fn sockets_closed(&self) {
         loop {
             let fewer = self.shared.fewer.notified();
-            if self.sessions() > 0 || self.shared.lanes.load(Ordering::Acquire) == 0 {
+            if self.sessions() > 0 || self.shared.reading_lanes.load(Ordering::Acquire) == 0 {
                 return;
             }
             fewer.await;

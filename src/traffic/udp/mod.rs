@@ -5,8 +5,8 @@
 //! system does not take at once is dropped and counted, as on any other hop of a datagram.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 mod handle;
+mod room;
 mod session;
 mod socket;
 mod table;
@@ -95,7 +96,8 @@ pub fn open(
         reading: watch::Sender::new(Reading::Paused),
         epoch: Instant::now(),
         open: AtomicUsize::new(0),
-        lanes: AtomicUsize::new(0),
+        reading_lanes: AtomicUsize::new(0),
+        lanes: OnceLock::new(),
         fewer: Notify::new(),
     });
     let tables = sockets.len();
@@ -108,13 +110,14 @@ pub fn open(
             desk: Mutex::new(desk),
         }));
     }
+    let _ = shared.lanes.set(lanes.iter().map(Arc::downgrade).collect());
     let handle = Handle::new(shared.clone(), &lanes)?;
     for lane in lanes {
         let shared = shared.clone();
-        shared.lanes.fetch_add(1, Ordering::AcqRel);
+        shared.reading_lanes.fetch_add(1, Ordering::AcqRel);
         tokio::spawn(async move {
             lane.serve().await;
-            shared.lanes.fetch_sub(1, Ordering::AcqRel);
+            shared.reading_lanes.fetch_sub(1, Ordering::AcqRel);
             shared.fewer.notify_waiters();
         });
     }
@@ -138,11 +141,17 @@ struct Shared {
     /// Sessions whose task is not over.
     open: AtomicUsize,
     /// Sockets that are read.
-    lanes: AtomicUsize,
+    reading_lanes: AtomicUsize,
+    lanes: OnceLock<Box<[Weak<Lane>]>>,
     fewer: Notify,
 }
 
 impl Shared {
+    /// The sockets that are not closed.
+    fn lanes(&self) -> impl Iterator<Item = Arc<Lane>> {
+        self.lanes.get().into_iter().flatten().filter_map(Weak::upgrade)
+    }
+
     /// How long a session may be silent.
     fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout.load(Ordering::Relaxed))
@@ -302,7 +311,7 @@ impl Lane {
         now: u64,
         admission: Admission,
     ) -> Result<(), Lost> {
-        if let Some(session) = desk.table.touch(&peer, |session| session.is_answered()) {
+        if let Some(session) = desk.table.touch(&peer, now, |session| session.is_answered()) {
             match session.forward(data, now) {
                 Ok(()) => return Ok(()),
                 // Nobody listened there for an earlier one: this one gets a new session.
@@ -346,26 +355,9 @@ impl Lane {
         })?;
         let session = Arc::new(session);
         self.shared.opened();
-        desk.table.insert(peer, session.clone());
+        desk.table.insert(peer, session.clone(), now);
         tokio::spawn(session.clone().run(self.clone()));
         Ok(session)
-    }
-
-    /// Gives an old session up for a new one, if there are as many as may be.
-    fn make_room(&self, desk: &mut Desk) -> Result<(), Lost> {
-        let most = self.shared.sessions.load(Ordering::Relaxed);
-        let open = self.shared.open.load(Ordering::Acquire);
-        if open < most {
-            return Ok(());
-        }
-        // Those given up take a moment to close their sockets. They may be a few more for that long, and no more than a few.
-        if open >= most.saturating_add(most / 8).saturating_add(1) {
-            return Err(Lost::TooMany);
-        }
-        let oldest = desk.table.give_up_oldest(|session| session.is_answered()).ok_or(Lost::TooMany)?;
-        oldest.end();
-        self.shared.meters.evicted();
-        Ok(())
     }
 
     /// Takes a session out of the table: its client's next datagram opens another one.

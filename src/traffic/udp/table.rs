@@ -48,6 +48,8 @@ pub(super) struct Table<C, S> {
 #[derive(Debug)]
 struct Slot<C, S> {
     taken: Option<(C, S)>,
+    /// When its client last sent something, if it is not proven.
+    heard_at: u64,
     is_proven: bool,
     previous: u32,
     next: u32,
@@ -86,11 +88,18 @@ impl<C: Client, S> Table<C, S> {
         self.places.len()
     }
 
-    /// The session of a client that has just sent something. `has_heard_us` says whether it was ever answered.
-    pub(super) fn touch(&mut self, client: &C, has_heard_us: impl FnOnce(&S) -> bool) -> Option<&S> {
+    /// Whether there is a session of such a client.
+    #[cfg(test)]
+    pub(super) fn has(&self, is_meant: impl Fn(&C) -> bool) -> bool {
+        self.places.keys().any(is_meant)
+    }
+
+    /// The session of a client that has sent something `now`. `has_heard_us` says whether it was ever answered.
+    pub(super) fn touch(&mut self, client: &C, now: u64, has_heard_us: impl FnOnce(&S) -> bool) -> Option<&S> {
         let at = *self.places.get(client)?;
-        let slot = &self.slots[at as usize];
+        let slot = &mut self.slots[at as usize];
         if !slot.is_proven {
+            slot.heard_at = now;
             let hears = slot.taken.as_ref().is_some_and(|(_, session)| has_heard_us(session));
             self.unlink(at);
             if hears && self.prove(client) {
@@ -102,9 +111,10 @@ impl<C: Client, S> Table<C, S> {
         self.slots[at as usize].taken.as_ref().map(|(_, session)| session)
     }
 
-    /// Adds the session of a client that has none.
-    pub(super) fn insert(&mut self, client: C, session: S) {
-        let slot = Slot { taken: Some((client, session)), is_proven: false, previous: NONE, next: NONE };
+    /// Adds the session of a client that has none, and has sent something `now`.
+    pub(super) fn insert(&mut self, client: C, session: S, now: u64) {
+        let slot =
+            Slot { taken: Some((client, session)), heard_at: now, is_proven: false, previous: NONE, next: NONE };
         let at = match self.free {
             NONE => {
                 self.slots.push(slot);
@@ -120,16 +130,21 @@ impl<C: Client, S> Table<C, S> {
         self.places.insert(client, at);
     }
 
-    /// Takes out the session whose client has been silent for longest, of those that may be given up; if there is one near by that
-    /// `has_heard_us`, then that one, as nobody waits for anything there.
-    pub(super) fn give_up_oldest(&mut self, has_heard_us: impl Fn(&S) -> bool) -> Option<S> {
+    /// The client that has been silent for longest, of those whose sessions may be given up, and since when; if there is one near by
+    /// that `has_heard_us`, then that one, as it waits for nothing.
+    pub(super) fn oldest(&self, has_heard_us: impl Fn(&S) -> bool) -> Option<(u64, C)> {
         let slot = |at: u32| self.slots.get(at as usize);
         let oldest = std::iter::successors(Some(self.fresh.first), |at| slot(*at).map(|slot| slot.next));
-        let mut sessions = oldest.map_while(slot).filter_map(|slot| slot.taken.as_ref());
+        let mut sessions = oldest.map_while(slot).filter_map(|slot| Some((slot.heard_at, slot.taken.as_ref()?)));
         let first = sessions.next()?;
-        let heard = |(_, session): &&(C, S)| has_heard_us(session);
-        let (client, _) = std::iter::once(first).chain(sessions.take(NEAR_BY)).find(heard).unwrap_or(first);
-        let client = *client;
+        let heard = |(_, (_, session)): &(u64, &(C, S))| has_heard_us(session);
+        let (since, (client, _)) = std::iter::once(first).chain(sessions.take(NEAR_BY)).find(heard).unwrap_or(first);
+        Some((since, *client))
+    }
+
+    /// Takes out the session of the [`Table::oldest`].
+    pub(super) fn give_up_oldest(&mut self, has_heard_us: impl Fn(&S) -> bool) -> Option<S> {
+        let (_, client) = self.oldest(has_heard_us)?;
         self.remove(&client, |_| true)
     }
 
@@ -229,15 +244,15 @@ mod tests {
     fn the_longest_silent_is_given_up_and_who_hears_us_is_not() {
         let mut table = Table::new(100, 1);
         for last in 1..=4 {
-            table.insert(client(last, 1), last);
+            table.insert(client(last, 1), last, 0);
         }
-        table.touch(&client(1, 1), |_| false);
-        table.touch(&client(2, 1), |_| true);
+        table.touch(&client(1, 1), 0, |_| false);
+        table.touch(&client(2, 1), 0, |_| true);
         assert_eq!(table.give_up_oldest(|_| true), Some(3));
         assert_eq!(table.give_up_oldest(|_| true), Some(4));
         assert_eq!(table.give_up_oldest(|_| true), Some(1));
         assert_eq!((table.give_up_oldest(|_| true), table.len()), (None, 1));
-        assert_eq!(table.touch(&client(2, 1), |_| false), Some(&2));
+        assert_eq!(table.touch(&client(2, 1), 0, |_| false), Some(&2));
     }
 
     #[test]
@@ -245,8 +260,8 @@ mod tests {
         let mut tables = [Table::new(8, 2), Table::new(8, 2)];
         let mut proven = 0;
         for table in &mut tables {
-            (1..=8).for_each(|port| table.insert(client(1, port), port));
-            (1..=8).for_each(|port| _ = table.touch(&client(1, port), |_| true));
+            (1..=8).for_each(|port| table.insert(client(1, port), port, 0));
+            (1..=8).for_each(|port| _ = table.touch(&client(1, port), 0, |_| true));
             let given_up = std::iter::from_fn(|| table.give_up_oldest(|_| true)).count();
             proven += 8 - given_up;
         }
@@ -256,10 +271,10 @@ mod tests {
     #[test]
     fn who_waits_for_an_answer_is_given_up_last() {
         let mut table = Table::new(100, 1);
-        (1..=3).for_each(|last| table.insert(client(last, 1), last));
+        (1..=3).for_each(|last| table.insert(client(last, 1), last, 0));
         assert_eq!(table.give_up_oldest(|session| *session == 2), Some(2));
         assert_eq!(table.give_up_oldest(|_| false), Some(1));
-        (10..50).for_each(|last| table.insert(client(last, 1), last));
+        (10..50).for_each(|last| table.insert(client(last, 1), last, 0));
         assert_eq!(table.give_up_oldest(|session| *session == 49), Some(3), "too far away");
     }
 
@@ -267,16 +282,16 @@ mod tests {
     fn one_source_holds_half_at_most() {
         let mut table = Table::new(4, 1);
         for port in 1..=3 {
-            table.insert(client(1, port), port);
-            table.touch(&client(1, port), |_| true);
+            table.insert(client(1, port), port, 0);
+            table.touch(&client(1, port), 0, |_| true);
         }
-        table.insert(client(2, 9), 9);
-        table.touch(&client(2, 9), |_| true);
+        table.insert(client(2, 9), 9, 0);
+        table.touch(&client(2, 9), 0, |_| true);
         assert_eq!((table.give_up_oldest(|_| true), table.give_up_oldest(|_| true)), (Some(3), None));
         // Whose session ends makes room in its share.
         table.remove(&client(1, 1), |_| true);
-        table.insert(client(1, 4), 4);
-        table.touch(&client(1, 4), |_| true);
+        table.insert(client(1, 4), 4, 0);
+        table.touch(&client(1, 4), 0, |_| true);
         assert_eq!(table.give_up_oldest(|_| true), None);
         let v6 = |text: &str| source(text.parse().unwrap());
         assert_eq!(v6("[2001:db8::1]:1"), v6("[2001:db8::ffff:1]:2"));
@@ -287,7 +302,7 @@ mod tests {
     #[test]
     fn only_the_session_that_is_meant_is_removed() {
         let mut table = Table::new(4, 1);
-        table.insert(client(1, 1), 1);
+        table.insert(client(1, 1), 1, 0);
         assert_eq!(table.remove(&client(1, 1), |session| *session == 2), None);
         assert_eq!(table.remove(&client(1, 1), |session| *session == 1), Some(1));
         assert_eq!(table.remove(&client(1, 1), |_| true), None);
@@ -305,11 +320,11 @@ mod tests {
                     0 | 1 => if let std::collections::btree_map::Entry::Vacant(vacant) = model.entry(port) {
                         vacant.insert(false);
                         order.push(port);
-                        table.insert(who, port);
+                        table.insert(who, port, 0);
                     },
                     2 => {
                         let proven = model.values().filter(|proven| **proven).count();
-                        prop_assert_eq!(table.touch(&who, |_| heard).copied(), model.get(&port).map(|_| port));
+                        prop_assert_eq!(table.touch(&who, 0, |_| heard).copied(), model.get(&port).map(|_| port));
                         if model.get(&port) == Some(&false) {
                             order.retain(|one| *one != port);
                             if heard && proven < 4 { model.insert(port, true); } else { order.push(port); }

@@ -63,10 +63,18 @@ struct Door {
 
 impl Door {
     fn open(at: &str, servers: &[SocketAddr], timeout: Duration, sessions: usize) -> Self {
+        Self::over(vec![bind(at, false).unwrap()], servers, timeout, sessions)
+    }
+
+    fn over(
+        sockets: Vec<std::net::UdpSocket>,
+        servers: &[SocketAddr],
+        timeout: Duration,
+        sessions: usize,
+    ) -> Self {
         let current = Arc::new(Current::new());
         let meters = Arc::new(DatagramMeters::default());
         let options = Options { name: "dns".into(), index: 0, bounds: Bounds { timeout, sessions } };
-        let sockets = vec![bind(at, false).unwrap()];
         let handle = start(options, sockets, current.clone(), (meters.clone(), Arc::default())).unwrap();
         let mut door = Self { handle, current, meters, pool: Arc::new(Service::Servers(pool(&[], None))) };
         door.lead_to(servers);
@@ -256,6 +264,51 @@ async fn where_no_session_can_be_given_up_new_clients_wait_in_vain() {
     door.until_dropped(Lost::TooMany, 1).await;
     assert_eq!((one.ask("3").await, other.ask("3").await), ("a 3".to_owned(), "a 3".to_owned()));
     assert_eq!(door.handle.sessions(), 2);
+}
+
+/// The system gives each client to one of several sockets. Where its socket has no session that could be given up, another has.
+#[tokio::test]
+async fn sockets_that_share_a_port_share_their_places() {
+    let server = Server::new("a").await;
+    let first = bind("127.0.0.1:0", true).unwrap();
+    let second = bind(&first.local_addr().unwrap().to_string(), true).unwrap();
+    let door = Door::over(vec![first, second], &[server.address()], LONG, 1000);
+    let sessions = || {
+        let lanes: Vec<_> = door.handle.shared.lanes().map(|lane| lane.desk.lock().table.len()).collect();
+        (lanes[0], lanes[1])
+    };
+    let mut clients = Vec::new();
+    while sessions().0 < 4 {
+        let client = door.client().await;
+        let before = sessions();
+        assert_eq!(client.ask("1").await, "a 1");
+        if sessions().0 > before.0 {
+            clients.push(client);
+        }
+        assert!(sessions().1 < 200, "all clients come to one socket");
+    }
+    door.handle.shared.lanes().nth(1).unwrap().cut();
+    door.until(4).await;
+    // The first one has shown that it hears us.
+    assert_eq!(clients[0].ask("2").await, "a 2");
+    door.handle.set_bounds(Bounds { timeout: LONG, sessions: 4 });
+    while sessions().1 == 0 {
+        let client = door.client().await;
+        assert_eq!(client.ask("3").await, "a 3", "{:?}", sessions());
+        door.until(4).await;
+        clients.push(client);
+    }
+    assert_eq!((sessions(), door.meters.drops(Lost::TooMany)), ((3, 1), 0));
+    // The oldest went, whichever socket a newer one came by.
+    let mut alive = Vec::new();
+    for client in &clients {
+        let peer = client.0.local_addr().unwrap();
+        let is_there = |lane: Arc<Lane>| lane.desk.lock().table.has(|client| client.address == peer);
+        alive.push(door.handle.shared.lanes().any(is_there));
+    }
+    let newest = clients.len() - 3;
+    let expected: Vec<bool> = (0..clients.len()).map(|at| at == 0 || at >= newest).collect();
+    assert_eq!(alive, expected);
 }
 
 #[tokio::test]
