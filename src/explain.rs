@@ -20,6 +20,7 @@ use crate::snapshot::{Route, Target};
 use crate::traffic::http::{EntryPointHttp, forwarded, guard, is_misdirected, upstream};
 
 mod connection;
+mod datagram;
 
 use connection::Requests;
 
@@ -96,8 +97,10 @@ fn send(arguments: &ExplainArgs, rest: &[String]) -> Result<String, String> {
     let applied = app.status.applied().ok_or("no configuration could be applied")?;
     let mut out = String::new();
     let name = names.get(index).map(|name| &**name).unwrap_or_default();
+    let bounds = app.bounds(name).ok_or("there is no entry point")?;
     let _ = writeln!(out, "datagram     from {} at entry point {name}", arguments.client);
-    connection::tell_datagrams(&mut out, applied.snapshot.udp.get(index).and_then(Option::as_deref));
+    let route = applied.snapshot.udp.get(index).and_then(Option::as_deref);
+    datagram::tell(&mut out, name, &applied, bounds, route);
     Ok(out)
 }
 

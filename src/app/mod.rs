@@ -26,8 +26,8 @@ use crate::service::transport::Transport;
 use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
 use crate::tls::{Challenges, Tickets, fallback};
-use crate::traffic::entrypoint;
 use crate::traffic::http::{EntryPointHttp, Gateway};
+use crate::traffic::{entrypoint, udp};
 use crate::units::{Name, environment};
 
 mod assemble;
@@ -265,6 +265,13 @@ impl App {
     /// How HTTP requests of the TCP entry point with this index are treated.
     pub fn http(&self, index: usize) -> Option<Arc<EntryPointHttp>> {
         self.door(&self.install(), &self.entry_points(), index)?.ok().map(|options| options.http)
+    }
+
+    /// What holds for the sessions of the entry point for UDP with this name.
+    pub fn bounds(&self, name: &str) -> Option<udp::Bounds> {
+        let install = self.install();
+        let entry_point = install.entry_points.get(name).filter(|found| found.address.protocol == Protocol::Udp)?;
+        Some(options::bounds(entry_point, &install))
     }
 
     /// The `ProxyHttp` behind all entry points.

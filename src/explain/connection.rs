@@ -1,15 +1,14 @@
-//! What becomes of a connection before there is a request, or of a datagram: the TCP or UDP router that takes it, or the TLS options
-//! under which requests follow.
+//! What becomes of a connection before there is a request: the TCP router that takes it, or the TLS options under which requests
+//! follow.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::CANDIDATES;
 use crate::exchange::{ConnectionView, TlsFacts};
-use crate::service::{tcp, udp};
+use crate::service::tcp;
 use crate::snapshot::door::{Terms, Way};
-use crate::snapshot::{Door, TcpRoute, TcpTarget, TcpTls, UdpRoute};
+use crate::snapshot::{Door, TcpRoute, TcpTarget, TcpTls};
 
 /// Whether requests follow on a connection.
 pub(super) enum Requests {
@@ -119,34 +118,6 @@ fn tell_tcp_servers(out: &mut String, service: &tcp::Service) {
             for (share, weight) in weighted.shares() {
                 let _ = writeln!(out, "  share      weight {weight}");
                 tell_tcp_servers(out, share);
-            }
-        }
-    }
-}
-
-/// Tells where datagrams go.
-pub(super) fn tell_datagrams(out: &mut String, route: Option<&UdpRoute>) {
-    let Some(route) = route else {
-        out.push_str("UDP router   none takes them, or it is broken, see `portcullis check`: they are dropped\n");
-        return;
-    };
-    let _ = writeln!(out, "UDP router   {}", route.name);
-    let _ = writeln!(out, "service      {}", route.service_name);
-    tell_udp_servers(out, &route.service);
-}
-
-fn tell_udp_servers(out: &mut String, service: &udp::Service) {
-    match service {
-        udp::Service::Servers(pool) => {
-            for server in pool.servers() {
-                let state = if server.is_free(Instant::now()) { "free" } else { "not to be had" };
-                let _ = writeln!(out, "  candidate  {} {state}", server.text());
-            }
-        }
-        udp::Service::Weighted(weighted) => {
-            for (share, weight) in weighted.shares() {
-                let _ = writeln!(out, "  share      weight {weight}");
-                tell_udp_servers(out, share);
             }
         }
     }

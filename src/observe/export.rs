@@ -11,14 +11,15 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use crate::exchange::Fault;
 use crate::problem::Problem;
 
-use super::datagrams::{DatagramMeters, Direction, Lost};
 use super::log;
 use super::meters::{EntryPointMeters, Meter, Refusal, ServiceMeters, Transport};
 use super::metrics::Metrics;
-use super::metrics::family::{self, Datagrams, Family, Requests};
+use super::metrics::family::{self, Family, Requests};
 use super::observation::{Key, SUITES};
 use super::process::Process;
 use super::series::Totals;
+
+mod datagrams;
 
 /// The media type of [`Exporter::prometheus_text`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -74,12 +75,19 @@ const FAMILIES: &[Family] = &[
     family::UDP_ENTRY_POINT.open,
     family::UDP_ENTRY_POINT.total,
     family::UDP_ENTRY_POINT.bytes,
+    family::UDP_ENTRY_POINT.ended,
+    family::UDP_ENTRY_POINT.seconds,
+    family::UDP_ENTRY_POINT.dropped,
     family::UDP_SERVICE.sessions,
     family::UDP_SERVICE.open,
     family::UDP_SERVICE.total,
     family::UDP_SERVICE.bytes,
-    family::UDP_DROPS,
+    family::UDP_SERVICE.ended,
+    family::UDP_SERVICE.seconds,
+    family::UDP_SERVICE.dropped,
     family::UDP_EVICTIONS,
+    family::UDP_SERVER_UP,
+    family::UDP_SERVER_REFUSALS,
     family::CONFIG_RELOADS,
     family::CONFIG_LAST_RELOAD,
     family::CERTIFICATE_END,
@@ -255,29 +263,6 @@ impl Live {
         });
     }
 
-    fn collect_datagrams(&self, page: &mut Page) {
-        let (used, unused) = self.metrics.udp_entry_points.lock().all();
-        for meters in used.iter().chain(&unused) {
-            let name = &*meters.name;
-            add_datagrams(page, (&family::UDP_ENTRY_POINT, ("entrypoint", name)), meters);
-            page.add(family::UDP_EVICTIONS, &[("entrypoint", name)], meters.evictions() as f64);
-            for (drop, reason) in Lost::ALL {
-                if meters.drops(drop) > 0 {
-                    let labels = [("entrypoint", name), ("reason", reason)];
-                    page.add(family::UDP_DROPS, &labels, meters.drops(drop) as f64);
-                }
-            }
-        }
-        drop(used);
-        self.metrics.udp_entry_points.lock().remove(unused);
-        let (used, unused) = self.metrics.udp_services.lock().all();
-        for meters in used.iter().chain(&unused) {
-            add_datagrams(page, (&family::UDP_SERVICE, ("service", &meters.name)), meters);
-        }
-        drop(used);
-        self.metrics.udp_services.lock().remove(unused);
-    }
-
     fn collect_requests(&self, page: &mut Page, (families, scope): (&Requests, &[(&str, &str)]), meter: &Meter) {
         let mut series: Vec<(Key, Totals)> = Vec::new();
         meter.each(|key, totals| series.push((key, totals)));
@@ -319,16 +304,6 @@ impl Live {
         histogram.set_sample_count(totals.requests());
         histogram.set_sample_sum(totals.micros as f64 / 1e6);
         histogram
-    }
-}
-
-fn add_datagrams(page: &mut Page, (families, label): (&Datagrams, (&str, &str)), meters: &DatagramMeters) {
-    page.add(families.sessions, &[label], meters.sessions() as f64);
-    page.add(families.open, &[label], meters.open_sessions() as f64);
-    for (direction, word) in Direction::ALL {
-        let (datagrams, bytes) = meters.sums(direction);
-        page.add(families.total, &[("direction", word), label], datagrams as f64);
-        page.add(families.bytes, &[("direction", word), label], bytes as f64);
     }
 }
 

@@ -1,5 +1,6 @@
 //! UDP services: where the datagrams of a session go.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,7 +15,7 @@ use super::resolve::{self, Addresses, Answered, Found};
 use super::server::{check_weight, millis};
 use super::strategy::wheel::Wheel;
 use super::{clamp_weight, probe, weighted};
-use crate::observe::datagrams::DatagramMeters;
+use crate::observe::datagrams::{DatagramMeters, ServerReport, ServerView};
 use crate::problem::{Problem, Problems, all, each, refuse};
 use crate::units::Name;
 
@@ -123,7 +124,7 @@ impl Service {
 
     fn offers(&self, takes: &dyn Fn(&Server) -> bool) -> bool {
         match self {
-            Self::Servers(pool) => pool.servers.iter().any(|server| takes(server)),
+            Self::Servers(pool) => pool.servers().iter().any(|server| takes(server)),
             Self::Weighted(weighted) => weighted.shares.iter().any(|(one, weight)| *weight > 0 && one.offers(takes)),
         }
     }
@@ -132,7 +133,7 @@ impl Service {
     /// those that it has go on.
     pub fn has(&self, server: &Arc<Server>) -> bool {
         match self {
-            Self::Servers(pool) => pool.servers.iter().any(|own| Arc::ptr_eq(own, server)),
+            Self::Servers(pool) => pool.servers().iter().any(|own| Arc::ptr_eq(own, server)),
             Self::Weighted(weighted) => weighted.shares.iter().any(|(one, _)| one.has(server)),
         }
     }
@@ -141,7 +142,7 @@ impl Service {
 /// Servers, each in its turn.
 #[derive(Debug)]
 pub struct Pool {
-    servers: Box<[Arc<Server>]>,
+    servers: Arc<Servers>,
     wheel: Wheel,
     meters: Arc<DatagramMeters>,
 }
@@ -160,7 +161,7 @@ impl Pool {
             Problem::at("servers", format!("has more than {SERVERS_LIMIT} entries"))
         })?;
         let servers = settings.servers.iter().enumerate().map(|(at, written)| {
-            let kept = previous.and_then(|pool| pool.servers.iter().find(|server| server.text == written.address));
+            let kept = previous.and_then(|pool| pool.servers().iter().find(|server| server.text == written.address));
             match kept {
                 Some(server) => Ok(server.clone()),
                 None => Server::build(&written.address)
@@ -169,21 +170,45 @@ impl Pool {
             }
         });
         let servers = each::<_, _, Vec<_>>(servers)?;
-        Ok(Self { wheel: Wheel::new(vec![1; servers.len()]), servers: servers.into(), meters })
+        let wheel = Wheel::new(vec![1; servers.len()]);
+        let servers = Arc::new(Servers(servers.into()));
+        let report: Weak<Servers> = Arc::downgrade(&servers);
+        meters.set_servers(report);
+        Ok(Self { wheel, servers, meters })
     }
 
     /// Its servers.
     pub fn servers(&self) -> &[Arc<Server>] {
-        &self.servers
+        &self.servers.0
     }
 
     fn pick(&self, takes: &dyn Fn(&Server) -> bool, now: Instant) -> Option<Pick> {
-        let server =
-            self.servers.get(self.wheel.pick(|index| self.servers.get(index).is_some_and(|one| takes(one)))?)?;
+        let servers = self.servers();
+        let server = servers.get(self.wheel.pick(|index| servers.get(index).is_some_and(|one| takes(one)))?)?;
         let found = server.addresses.found();
         let found = found.as_ref()?;
         let address = *found.list().get(found.due(millis(now))?)?;
         Some(Pick { server: server.clone(), address, meters: self.meters.clone() })
+    }
+}
+
+/// The servers of a pool, as metrics see them.
+#[derive(Debug)]
+struct Servers(Box<[Arc<Server>]>);
+
+impl ServerReport for Servers {
+    fn each(&self, see: &mut dyn FnMut(ServerView<'_>)) {
+        let now = probe::now();
+        // One that is written twice is still one.
+        let mut by_address: BTreeMap<&str, (bool, u64)> = BTreeMap::new();
+        for server in &self.0 {
+            let (is_up, refusals) = by_address.entry(server.text()).or_default();
+            *is_up |= server.is_free(now);
+            *refusals += server.refusals.load(Ordering::Relaxed);
+        }
+        for (address, (is_up, refusals)) in by_address {
+            see(ServerView { address, is_up, refusals });
+        }
     }
 }
 
@@ -229,6 +254,8 @@ pub struct Server {
     addresses: Addresses,
     /// When nobody listened there, in milliseconds; 0 if that was never so.
     refused_at: AtomicU64,
+    /// How often nobody did.
+    refusals: AtomicU64,
     /// Whether its name was asked for.
     asked: watch::Sender<bool>,
     is_resolving: AtomicBool,
@@ -243,6 +270,7 @@ impl Server {
             text: text.into(),
             addresses,
             refused_at: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
             asked,
             is_resolving: AtomicBool::new(false),
         })
@@ -260,6 +288,11 @@ impl Server {
         self.addresses.is_known() && !is_refusing
     }
 
+    /// Whether any address of it is known.
+    pub fn is_known(&self) -> bool {
+        self.addresses.is_known()
+    }
+
     /// Whether it is still to be found at this address, as far as is known.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         self.addresses.found().as_ref().is_none_or(|found| found.list().contains(&address))
@@ -267,6 +300,7 @@ impl Server {
 
     /// Notes that nobody listens at an address of it.
     pub fn refuse(&self, address: SocketAddr, now: Instant) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
         let found = self.addresses.found();
         let others = found.as_ref().filter(|found| found.list().len() > 1);
         match others.and_then(|found| Some((found, found.list().iter().position(|one| *one == address)?))) {
@@ -340,7 +374,6 @@ fn split(text: &str) -> Result<(&str, u16), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::*;

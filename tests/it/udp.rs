@@ -201,9 +201,17 @@ async fn a_session_ends_when_nobody_has_said_anything_for_the_time_that_is_set()
         "portcullis_service_udp_sessions_total{service=\"echo@file\"} 2",
         "portcullis_service_udp_open_sessions{service=\"echo@file\"} 1",
         "portcullis_service_udp_datagrams_total{direction=\"sent\",service=\"echo@file\"} 2",
+        "portcullis_entrypoint_udp_ended_sessions_total{ending=\"silent\",entrypoint=\"dns\"} 1",
+        "portcullis_service_udp_ended_sessions_total{ending=\"silent\",service=\"echo@file\"} 1",
+        &format!("portcullis_udp_server_up{{address=\"{}\",service=\"echo@file\"}} 1", echo.address),
+        &format!("portcullis_udp_server_refusals_total{{address=\"{}\",service=\"echo@file\"}} 0", echo.address),
     ] {
         assert!(page.contains(line), "{line}: {page}");
     }
+    let seconds = page.lines().find_map(|line| {
+        line.strip_prefix("portcullis_service_udp_session_seconds_total{service=\"echo@file\"} ")?.parse::<f64>().ok()
+    });
+    assert!(seconds.is_some_and(|seconds| (0.2..60.0).contains(&seconds)), "{page}");
     gateway.apply("http: {}").await;
     client.0.send(b"lost").await.unwrap();
     let lost = "portcullis_entrypoint_udp_dropped_datagrams_total{entrypoint=\"dns\",reason=\"no-router\"} 1";

@@ -1,4 +1,5 @@
 use super::*;
+use crate::observe::datagrams::{Direction, Lost, ServerReport, ServerView, SessionEnding};
 use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -181,4 +182,53 @@ fn no_family_is_named_twice() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+#[test]
+fn datagrams_are_shown_with_what_became_of_their_sessions() {
+    #[derive(Debug)]
+    struct Servers;
+    impl ServerReport for Servers {
+        fn each(&self, see: &mut dyn FnMut(ServerView<'_>)) {
+            see(ServerView { address: "a:53", is_up: true, refusals: 0 });
+            see(ServerView { address: "b:53", is_up: false, refusals: 3 });
+        }
+    }
+    let (metrics, exporter) = exporter(r#"{"prometheus":{}}"#);
+    let (entry_point, service) = (metrics.udp_entry_point("dns"), metrics.udp_service("s@file"));
+    let servers: Arc<Servers> = Arc::new(Servers);
+    let report: std::sync::Weak<Servers> = Arc::downgrade(&servers);
+    service.set_servers(report);
+    for meters in [&entry_point, &service] {
+        (0..3).for_each(|_| meters.opened());
+        meters.closed(SessionEnding::Silent, Duration::from_millis(1500));
+        meters.closed(SessionEnding::GivenUp, Duration::from_millis(250));
+        meters.carried(Direction::Received, 4, 40);
+        meters.dropped(Lost::TooMany, 2);
+    }
+    entry_point.evicted();
+    let page = series(&exporter);
+    let check = |series: &str, expected: f64| assert_eq!(page.get(series), Some(&expected), "{series} in {page:#?}");
+    for (scope, label) in [("entrypoint", r#"entrypoint="dns""#), ("service", r#"service="s@file""#)] {
+        let name = |rest: &str| format!("portcullis_{scope}_udp_{rest}");
+        check(&name(&format!("sessions_total{{{label}}}")), 3.0);
+        check(&name(&format!("open_sessions{{{label}}}")), 1.0);
+        check(&name(&format!("session_seconds_total{{{label}}}")), 1.75);
+        let mut labels = [r#"ending="given-up""#, label];
+        labels.sort_unstable();
+        check(&name(&format!("ended_sessions_total{{{}}}", labels.join(","))), 1.0);
+        check(&name(&format!("datagrams_total{{direction=\"received\",{label}}}")), 4.0);
+        let mut labels = [r#"reason="too-many""#, label];
+        labels.sort_unstable();
+        check(&name(&format!("dropped_datagrams_total{{{}}}", labels.join(","))), 2.0);
+    }
+    check(r#"portcullis_entrypoint_udp_evicted_sessions_total{entrypoint="dns"}"#, 1.0);
+    check(r#"portcullis_udp_server_up{address="a:53",service="s@file"}"#, 1.0);
+    check(r#"portcullis_udp_server_up{address="b:53",service="s@file"}"#, 0.0);
+    check(r#"portcullis_udp_server_refusals_total{address="b:53",service="s@file"}"#, 3.0);
+    drop(servers);
+    assert!(
+        !series(&exporter).keys().any(|series| series.starts_with("portcullis_udp_server")),
+        "its servers are gone"
+    );
 }

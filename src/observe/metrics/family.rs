@@ -67,6 +67,9 @@ pub(in crate::observe) struct Datagrams {
     pub(in crate::observe) open: Family,
     pub(in crate::observe) total: Family,
     pub(in crate::observe) bytes: Family,
+    pub(in crate::observe) ended: Family,
+    pub(in crate::observe) seconds: Family,
+    pub(in crate::observe) dropped: Family,
 }
 
 macro_rules! datagrams {
@@ -88,16 +91,30 @@ macro_rules! datagrams {
                 concat!("portcullis_", $name, "_udp_bytes_total"),
                 concat!("Bytes of datagrams received from clients and sent to clients, per ", $what, "."),
             ),
+            ended: counter(
+                concat!("portcullis_", $name, "_udp_ended_sessions_total"),
+                concat!("UDP sessions that have ended, per ", $what, " and ending."),
+            ),
+            seconds: counter(
+                concat!("portcullis_", $name, "_udp_session_seconds_total"),
+                concat!("How long UDP sessions lasted that have ended, in seconds, per ", $what, "."),
+            ),
+            dropped: counter(
+                concat!("portcullis_", $name, "_udp_dropped_datagrams_total"),
+                concat!("Datagrams that went nowhere, per ", $what, " and reason."),
+            ),
         }
     };
 }
 
 pub(in crate::observe) const UDP_ENTRY_POINT: Datagrams = datagrams!("entrypoint", "entry point");
 pub(in crate::observe) const UDP_SERVICE: Datagrams = datagrams!("service", "service");
-pub(in crate::observe) const UDP_DROPS: Family =
-    counter("portcullis_entrypoint_udp_dropped_datagrams_total", "Datagrams that went nowhere, by reason.");
 pub(in crate::observe) const UDP_EVICTIONS: Family =
     counter("portcullis_entrypoint_udp_evicted_sessions_total", "UDP sessions that were given up for newer ones.");
+pub(in crate::observe) const UDP_SERVER_UP: Family =
+    gauge("portcullis_udp_server_up", "Whether new UDP sessions go to a server (1) or pass it over (0).");
+pub(in crate::observe) const UDP_SERVER_REFUSALS: Family =
+    counter("portcullis_udp_server_refusals_total", "How often nobody listened at a UDP server's port.");
 
 pub(in crate::observe) const CONFIG_RELOADS: Family =
     counter("traefik_config_reloads_total", "Configurations that were loaded.");

@@ -27,7 +27,7 @@ use session::Session;
 use socket::{More, Peer, Socket};
 use table::Table;
 
-use crate::observe::datagrams::{DatagramMeters, Direction, Lost};
+use crate::observe::datagrams::{DatagramMeters, Direction, Lost, SessionEnding};
 use crate::observe::meters::{EntryPointMeters, Transport};
 use crate::snapshot::{Current, UdpRoute};
 
@@ -103,7 +103,7 @@ pub fn open(
     let tables = sockets.len();
     let mut lanes = Vec::with_capacity(tables);
     for socket in sockets {
-        let desk = Desk { table: Table::new(bounds.sessions, tables), route: None };
+        let desk = Desk { table: Table::new(bounds.sessions, tables), replaced: Vec::new(), route: None };
         lanes.push(Arc::new(Lane {
             shared: shared.clone(),
             socket: Arc::new(Socket::new(socket)?),
@@ -172,9 +172,9 @@ impl Shared {
         self.connections.opened(Transport::Udp);
     }
 
-    fn closed(&self) {
+    fn closed(&self, ending: SessionEnding, lasted: Duration) {
         self.open.fetch_sub(1, Ordering::AcqRel);
-        self.meters.closed();
+        self.meters.closed(ending, lasted);
         self.connections.closed(Transport::Udp);
         self.fewer.notify_waiters();
     }
@@ -191,6 +191,8 @@ struct Lane {
 #[derive(Debug)]
 struct Desk {
     table: Table<Peer, Arc<Session>>,
+    /// Sessions that only pass on what is still on its way.
+    replaced: Vec<Weak<Session>>,
     /// What the sessions were opened by.
     route: Option<Arc<UdpRoute>>,
 }
@@ -267,7 +269,7 @@ impl Lane {
                 datagrams += 1;
                 bytes += data.len() as u64;
                 if let Err(reason) = self.forward(&mut desk, (peer, data), now, admission) {
-                    self.shared.meters.dropped(reason);
+                    self.shared.meters.dropped(reason, 1);
                 }
             };
             let read = match admission {
@@ -297,8 +299,10 @@ impl Lane {
             return;
         }
         let stays = |session: &Arc<Session>| route.is_some_and(|route| route.service.has(session.server()));
+        desk.replaced.retain(|session| session.strong_count() > 0);
         for session in desk.table.take(|session| !stays(session)) {
-            session.retire();
+            session.replace();
+            desk.replaced.push(Arc::downgrade(&session));
         }
         desk.route = route.cloned();
     }
@@ -317,22 +321,27 @@ impl Lane {
                 // Nobody listened there for an earlier one: this one gets a new session.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     session.blame();
-                    self.end(desk, peer);
+                    self.end(desk, peer, SessionEnding::Refused);
                 }
-                Err(error) if is_passing(&error) => return Err(Lost::NotForwarded),
-                Err(_) => {
-                    self.end(desk, peer);
+                Err(error) => {
+                    session.service().dropped(Lost::NotForwarded, 1);
+                    if !session::is_passing(&error) {
+                        self.end(desk, peer, SessionEnding::Broken);
+                    }
                     return Err(Lost::NotForwarded);
                 }
             }
         }
         let session = self.open(desk, peer, now, admission)?;
-        session.forward(data, now).map_err(|_| Lost::NotForwarded)
+        session.forward(data, now).map_err(|_| {
+            session.service().dropped(Lost::NotForwarded, 1);
+            Lost::NotForwarded
+        })
     }
 
-    fn end(&self, desk: &mut Desk, peer: Peer) {
+    fn end(&self, desk: &mut Desk, peer: Peer, ending: SessionEnding) {
         if let Some(session) = desk.table.remove(&peer, |_| true) {
-            session.end();
+            session.end(ending);
         }
     }
 
@@ -348,12 +357,14 @@ impl Lane {
         }
         let route = desk.route.clone().ok_or(Lost::NoRouter)?;
         let pick = route.service.pick(Instant::now().into_std()).ok_or(Lost::NoServer)?;
-        self.make_room(desk)?;
-        let session = Session::open(peer, pick, now).map_err(|error| {
-            log::debug!(entry_point = &*self.shared.name; "cannot open a socket towards a server: {error}");
-            Lost::NoSocket
-        })?;
-        let session = Arc::new(session);
+        let service = pick.meters.clone();
+        let opened = self.make_room(desk).and_then(|()| {
+            Session::open(peer, pick, now).map_err(|error| {
+                log::debug!(entry_point = &*self.shared.name; "cannot open a socket towards a server: {error}");
+                Lost::NoSocket
+            })
+        });
+        let session = Arc::new(opened.inspect_err(|reason| service.dropped(*reason, 1))?);
         self.shared.opened();
         desk.table.insert(peer, session.clone(), now);
         tokio::spawn(session.clone().run(self.clone()));
@@ -367,8 +378,10 @@ impl Lane {
 
     /// Ends all sessions at once.
     fn cut(&self) {
-        for session in self.desk.lock().table.take(|_| true) {
-            session.end();
+        let mut desk = self.desk.lock();
+        let replaced = std::mem::take(&mut desk.replaced);
+        for session in desk.table.take(|_| true).into_iter().chain(replaced.iter().filter_map(Weak::upgrade)) {
+            session.end(SessionEnding::Cut);
         }
     }
 }
@@ -376,15 +389,6 @@ impl Lane {
 /// A time in whole milliseconds, rounded up: one that is short is still one.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
-}
-
-/// Whether a datagram could not be sent for a reason that the next one may not have.
-fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
-    const NO_BUFFERS: i32 = 105;
-    const TOO_LONG: i32 = 90;
-    matches!(error.kind(), WouldBlock | Interrupted | OutOfMemory)
-        || matches!(error.raw_os_error(), Some(NO_BUFFERS | TOO_LONG))
 }
 
 #[cfg(test)]

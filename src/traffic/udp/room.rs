@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::session::Session;
 use super::{Desk, Lane};
-use crate::observe::datagrams::Lost;
+use crate::observe::datagrams::{Lost, SessionEnding};
 
 impl Lane {
     /// Gives an old session up for a new one, if there are as many as may be.
@@ -19,7 +19,7 @@ impl Lane {
         if open >= most.saturating_add(most / 8).saturating_add(1) {
             return Err(Lost::TooMany);
         }
-        self.give_up_oldest(desk).ok_or(Lost::TooMany)?.end();
+        self.give_up_oldest(desk).ok_or(Lost::TooMany)?.end(SessionEnding::GivenUp);
         self.shared.meters.evicted();
         Ok(())
     }

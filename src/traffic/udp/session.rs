@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::socket::{self, More, Passed, Peer};
 use super::{Lane, Shared};
-use crate::observe::datagrams::{DatagramMeters, Direction, Lost};
+use crate::observe::datagrams::{DatagramMeters, Direction, Lost, SessionEnding};
 use crate::service::udp::{Pick, Server};
 
 /// One client and one server.
@@ -23,12 +24,16 @@ pub(super) struct Session {
     address: SocketAddr,
     io: UdpSocket,
     service: Arc<DatagramMeters>,
+    /// When it was opened, in milliseconds since the lane's epoch.
+    opened_at: u64,
     /// When either side last sent something, in milliseconds since the lane's epoch.
     active_at: AtomicU64,
     /// Whether its server has ever answered.
     is_answered: AtomicBool,
     /// Whether its client has none or another one by now: it only passes on what is still on its way.
     is_retired: AtomicBool,
+    /// How it ends, if nothing else comes in between.
+    ending: Mutex<SessionEnding>,
     end: Notify,
 }
 
@@ -37,16 +42,18 @@ impl Session {
     ///
     /// # Errors
     /// If the system has none left, or no way there.
-    pub(super) fn open(client: Peer, Pick { server, address, meters }: Pick, active_at: u64) -> io::Result<Self> {
+    pub(super) fn open(client: Peer, Pick { server, address, meters }: Pick, now: u64) -> io::Result<Self> {
         Ok(Self {
             client,
             server,
             address,
             io: socket::connect(address)?,
             service: meters,
-            active_at: AtomicU64::new(active_at),
+            opened_at: now,
+            active_at: AtomicU64::new(now),
             is_answered: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
+            ending: Mutex::new(SessionEnding::Silent),
             end: Notify::new(),
         })
     }
@@ -74,13 +81,24 @@ impl Session {
         Ok(())
     }
 
+    /// Counters of the service that it belongs to.
+    pub(super) fn service(&self) -> &DatagramMeters {
+        &self.service
+    }
+
     /// Ends it at once.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&self, ending: SessionEnding) {
+        *self.ending.lock() = ending;
         self.end.notify_one();
     }
 
-    /// Has it end as soon as what is on its way may be expected to have come.
-    pub(super) fn retire(&self) {
+    /// Its server is not meant any more: has it end as soon as what is on its way may be expected to have come.
+    pub(super) fn replace(&self) {
+        *self.ending.lock() = SessionEnding::Replaced;
+        self.retire();
+    }
+
+    fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
@@ -94,19 +112,20 @@ impl Session {
     pub(super) async fn run(self: Arc<Self>, lane: Arc<Lane>) {
         let shared = lane.shared.clone();
         self.service.opened();
-        self.pass_on(&lane, shared.timeout()).await;
+        let ending = self.pass_on(&lane, shared.timeout()).await;
         lane.leave(&self);
-        self.service.closed();
-        shared.closed();
+        let lasted = Duration::from_millis(shared.now().saturating_sub(self.opened_at));
+        self.service.closed(ending, lasted);
+        shared.closed(ending, lasted);
     }
 
-    async fn pass_on(&self, lane: &Arc<Lane>, timeout: Duration) {
+    async fn pass_on(&self, lane: &Arc<Lane>, timeout: Duration) -> SessionEnding {
         let mut is_last_round = false;
         let mut idle = std::pin::pin!(tokio::time::sleep(timeout));
         loop {
             tokio::select! {
                 biased;
-                () = self.end.notified() => return,
+                () = self.end.notified() => return *self.ending.lock(),
                 ready = socket::readable(&self.io) => {
                     match ready.and_then(|()| socket::pass_on(&self.io, &lane.socket, self.client)) {
                         Ok((passed, more)) => {
@@ -116,25 +135,24 @@ impl Session {
                                 tokio::task::yield_now().await;
                             }
                         }
-                        Err(error) => {
-                            if error.kind() == io::ErrorKind::ConnectionRefused {
-                                self.blame();
-                            }
-                            return;
+                        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                            self.blame();
+                            return SessionEnding::Refused;
                         }
+                        Err(_) => return SessionEnding::Broken,
                     }
                 }
                 () = &mut idle => {
                     let until = self.active_until(lane);
-                    let is_over = Instant::now() >= until;
-                    if is_over || !self.server.is_at(self.address) {
+                    let (is_over, is_elsewhere) = (Instant::now() >= until, !self.server.is_at(self.address));
+                    if is_over || is_elsewhere {
                         // From here on nothing more is forwarded. What was up to now shall be answered.
                         lane.leave(self);
-                        self.retire();
+                        if is_elsewhere { self.replace() } else { self.retire() }
                     }
                     let until = self.active_until(lane);
                     if is_last_round || Instant::now() >= until {
-                        return;
+                        return *self.ending.lock();
                     }
                     is_last_round = self.is_retired.load(Ordering::Relaxed);
                     idle.as_mut().reset(until);
@@ -156,6 +174,18 @@ impl Session {
         self.is_answered.store(true, Ordering::Relaxed);
         shared.meters.carried(Direction::Sent, datagrams, bytes);
         self.service.carried(Direction::Sent, datagrams, bytes);
-        (0..lost).for_each(|_| shared.meters.dropped(Lost::NotReturned));
+        if lost > 0 {
+            shared.meters.dropped(Lost::NotReturned, lost);
+            self.service.dropped(Lost::NotReturned, lost);
+        }
     }
+}
+
+/// Whether a datagram could not be sent for a reason that the next one may not have.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    const NO_BUFFERS: i32 = 105;
+    const TOO_LONG: i32 = 90;
+    matches!(error.kind(), WouldBlock | Interrupted | OutOfMemory)
+        || matches!(error.raw_os_error(), Some(NO_BUFFERS | TOO_LONG))
 }

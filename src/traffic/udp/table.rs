@@ -113,8 +113,7 @@ impl<C: Client, S> Table<C, S> {
 
     /// Adds the session of a client that has none, and has sent something `now`.
     pub(super) fn insert(&mut self, client: C, session: S, now: u64) {
-        let slot =
-            Slot { taken: Some((client, session)), heard_at: now, is_proven: false, previous: NONE, next: NONE };
+        let slot = Slot { taken: Some((client, session)), heard_at: now, is_proven: false, previous: NONE, next: NONE };
         let at = match self.free {
             NONE => {
                 self.slots.push(slot);

@@ -58,6 +58,8 @@ struct Door {
     handle: Handle,
     current: Arc<Current>,
     meters: Arc<DatagramMeters>,
+    /// Those of the service.
+    service: Arc<DatagramMeters>,
     pool: Arc<Service>,
 }
 
@@ -66,17 +68,13 @@ impl Door {
         Self::over(vec![bind(at, false).unwrap()], servers, timeout, sessions)
     }
 
-    fn over(
-        sockets: Vec<std::net::UdpSocket>,
-        servers: &[SocketAddr],
-        timeout: Duration,
-        sessions: usize,
-    ) -> Self {
+    fn over(sockets: Vec<std::net::UdpSocket>, servers: &[SocketAddr], timeout: Duration, sessions: usize) -> Self {
         let current = Arc::new(Current::new());
         let meters = Arc::new(DatagramMeters::default());
         let options = Options { name: "dns".into(), index: 0, bounds: Bounds { timeout, sessions } };
         let handle = start(options, sockets, current.clone(), (meters.clone(), Arc::default())).unwrap();
-        let mut door = Self { handle, current, meters, pool: Arc::new(Service::Servers(pool(&[], None))) };
+        let (service, pool) = (Arc::default(), Arc::new(Service::Servers(pool(&[], Arc::default(), None))));
+        let mut door = Self { handle, current, meters, service, pool };
         door.lead_to(servers);
         door
     }
@@ -84,7 +82,7 @@ impl Door {
     /// A new configuration.
     fn lead_to(&mut self, servers: &[SocketAddr]) {
         let Service::Servers(before) = &*self.pool else { unreachable!() };
-        self.pool = Arc::new(Service::Servers(pool(servers, Some(before))));
+        self.pool = Arc::new(Service::Servers(pool(servers, self.service.clone(), Some(before))));
         let service = self.pool.clone();
         let route = UdpRoute { name: "all@file".into(), service_name: "all@file".into(), service };
         self.current.store(Arc::new(Snapshot { udp: [Some(Arc::new(route))].into(), ..Snapshot::default() }));
@@ -103,6 +101,11 @@ impl Door {
         assert!(timeout(PATIENCE, reached).await.is_ok(), "{} sessions", self.handle.sessions());
     }
 
+    /// How often sessions ended this way, as entry point and service have it.
+    fn ended(&self, ending: SessionEnding) -> (u64, u64) {
+        (self.meters.endings(ending), self.service.endings(ending))
+    }
+
     async fn until_dropped(&self, reason: Lost, count: u64) {
         let reached = async {
             while self.meters.drops(reason) < count {
@@ -113,9 +116,9 @@ impl Door {
     }
 }
 
-fn pool(servers: &[SocketAddr], previous: Option<&Pool>) -> Pool {
+fn pool(servers: &[SocketAddr], meters: Arc<DatagramMeters>, previous: Option<&Pool>) -> Pool {
     let servers = servers.iter().map(|address| ServerSettings { address: address.to_string().into() }).collect();
-    Pool::build(&LoadBalancer { servers }, Arc::default(), previous).unwrap()
+    Pool::build(&LoadBalancer { servers }, meters, previous).unwrap()
 }
 
 struct Client(UdpSocket);
@@ -163,7 +166,7 @@ async fn clients_stay_with_their_server_and_take_turns() {
     assert_eq!(door.meters.sums(Direction::Sent), (60, 180));
     door.handle.cut();
     door.until(0).await;
-    assert_eq!(door.meters.open_sessions(), 0);
+    assert_eq!((door.meters.open_sessions(), door.ended(SessionEnding::Cut)), (0, (10, 10)));
 }
 
 #[tokio::test]
@@ -218,7 +221,8 @@ async fn a_silent_session_ends_and_an_active_one_does_not() {
     door.until(0).await;
     assert!(silent.elapsed() >= Duration::from_millis(100), "{:?}", silent.elapsed());
     client.ask("1").await;
-    assert_eq!(door.meters.sessions(), 2);
+    assert_eq!((door.meters.sessions(), door.ended(SessionEnding::Silent)), (2, (1, 1)));
+    assert!((0.6..10.0).contains(&door.service.seconds()), "{}", door.service.seconds());
 }
 
 #[tokio::test]
@@ -246,6 +250,8 @@ async fn a_flood_of_new_clients_takes_no_more_than_there_is_and_nothing_from_who
     let new = door.client().await;
     assert_eq!(new.ask("4").await, "a 4", "there is room for who comes later");
     assert!(door.meters.evictions() > 0 && door.meters.sessions() < 210);
+    let given_up = door.ended(SessionEnding::GivenUp).0 + door.handle.sessions() as u64;
+    assert_eq!(given_up, door.meters.sessions());
 }
 
 #[tokio::test]
@@ -262,6 +268,7 @@ async fn where_no_session_can_be_given_up_new_clients_wait_in_vain() {
     }
     door.client().await.send(b"x").await;
     door.until_dropped(Lost::TooMany, 1).await;
+    assert_eq!(door.service.drops(Lost::TooMany), 1);
     assert_eq!((one.ask("3").await, other.ask("3").await), ("a 3".to_owned(), "a 3".to_owned()));
     assert_eq!(door.handle.sessions(), 2);
 }
@@ -328,6 +335,10 @@ async fn where_nobody_listens_the_next_datagram_goes_elsewhere() {
     timeout(PATIENCE, closed).await.unwrap();
     client.send(b"lost").await;
     door.until(0).await;
+    assert_eq!(door.ended(SessionEnding::Refused), (1, 1));
+    let mut told = Vec::new();
+    door.service.each_server(|server| told.push((server.address == at.to_string(), server.is_up, server.refusals)));
+    assert_eq!(told, [(true, false, 1)]);
     // It comes back at the same address: no session remembers that it was away.
     let back = Server::at(&at.to_string(), "back").await;
     assert_eq!(client.ask("2").await, "back 2");
@@ -361,6 +372,10 @@ async fn a_new_configuration_keeps_sessions_whose_server_is_still_meant() {
     assert_eq!(door.meters.sessions(), 1);
     door.lead_to(&[b.address()]);
     assert_eq!(client.ask("3").await, "b 3");
+    // What is replaced is not waited for when time is up.
+    door.handle.cut();
+    door.until(0).await;
+    assert_eq!(door.ended(SessionEnding::Cut), (2, 2));
     door.current.store(Arc::new(Snapshot { udp: [None].into(), ..Snapshot::default() }));
     client.send(b"4").await;
     door.until_dropped(Lost::NoRouter, 1).await;
