@@ -77,7 +77,9 @@ impl Drop for Conn {
     fn drop(&mut self) {
         if let Some(mut wire) = self.wire.take() {
             if let Some(last_word) = self.frames.as_ref().and_then(|frames| frames.last_word()) {
-                wire.connection.shared().observer.refused(&wire.connection.client, Fault::BadRequest, b"");
+                if self.frames.as_ref().is_some_and(|frames| frames.has_mistake()) {
+                    wire.connection.shared().observer.refused(&wire.connection.client, Fault::BadRequest, b"");
+                }
                 wire.push(&last_word);
             }
             *self.slot.0.lock() = Some(wire);
@@ -100,10 +102,17 @@ impl AsyncRead for Conn {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(wire.poll_read_request(cx, buffer))?;
-        let good = frames.come_in(&buffer.filled()[before..]);
-        buffer.set_filled(before + good);
-        Poll::Ready(Ok(()))
+        if let Poll::Ready(read) = wire.poll_read_request(cx, buffer) {
+            read?;
+            let good = frames.come_in(&mut buffer.filled_mut()[before..]);
+            buffer.set_filled(before + good);
+            return Poll::Ready(Ok(()));
+        }
+        if frames.has_goodbye() || wire.connection.is_closing() {
+            // The end, for who reads this.
+            return frames.poll_farewell(cx, &mut wire.read_timer, wire.connection.is_busy()).map(Ok);
+        }
+        Poll::Pending
     }
 }
 

@@ -1,7 +1,7 @@
 //! One accepted connection, as the hooks of its requests see it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -30,6 +30,10 @@ pub struct Connection {
     requests: AtomicU64,
     /// Requests of an HTTP/2 connection that the client has taken back.
     abandoned: AtomicU64,
+    /// Those that are being answered.
+    under_way: AtomicUsize,
+    /// Whether it was ever said that no further request is taken.
+    is_closing: AtomicBool,
     /// The client of the current HTTP/1 request wants no other.
     is_last: AtomicBool,
     /// Bytes of the current HTTP/1 request body that the client still owes; the largest number if nobody knows.
@@ -55,6 +59,8 @@ impl Connection {
             opened: pace::now(),
             requests: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+            is_closing: AtomicBool::new(false),
             is_last: AtomicBool::new(false),
             outstanding: AtomicU64::new(0),
             body_fault: AtomicU8::new(0),
@@ -166,6 +172,17 @@ impl Connection {
         self.writes_at_once.store(false, Ordering::Relaxed);
     }
 
+    /// Notes that a request of an HTTP/2 connection is being answered, until that is dropped.
+    pub(super) fn occupy(&self) -> Occupied<'_> {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Occupied(self)
+    }
+
+    /// Whether a request of an HTTP/2 connection is being answered.
+    pub(super) fn is_busy(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0
+    }
+
     /// One more request was taken back; how many that makes.
     pub(super) fn count_abandoned(&self) -> u64 {
         self.abandoned.fetch_add(1, Ordering::Relaxed) + 1
@@ -205,6 +222,21 @@ impl Connection {
 
     /// Says whether further requests may be taken.
     pub(super) fn set_closing(&self, closing: bool) {
+        self.is_closing.fetch_or(closing, Ordering::Relaxed);
         self.closing.send_if_modified(|current| std::mem::replace(current, closing) != closing);
+    }
+
+    /// Whether it was ever said that no further request is taken. HTTP/2 clients that were told so cannot be told otherwise.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that is being answered.
+pub(super) struct Occupied<'a>(&'a Connection);
+
+impl Drop for Occupied<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -69,6 +69,7 @@ where
             return self.app.process_new_http(session, shutdown).await;
         };
         connection.begin_request(Some(0));
+        let _occupied = connection.occupy();
         if let Err(fault) = head::judge(session.req_header(), &connection.options().limits) {
             connection.shared().observer.refused(&connection.client, fault, request_line(&session).as_bytes());
             head::refuse(&mut session, fault).await;

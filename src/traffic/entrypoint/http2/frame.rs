@@ -2,6 +2,8 @@
 
 /// Bytes of a frame's head.
 pub(super) const HEAD_BYTES: usize = 9;
+/// Where among them the kind stands.
+const KIND_AT: usize = 3;
 
 /// Kinds of frames (RFC 9113 §6).
 pub(super) mod kind {
@@ -15,6 +17,8 @@ pub(super) mod kind {
     pub(in super::super) const GOAWAY: u8 = 7;
     pub(in super::super) const WINDOW_UPDATE: u8 = 8;
     pub(in super::super) const CONTINUATION: u8 = 9;
+    /// None that anybody knows: whoever gets it ignores it (RFC 9113 §5.5).
+    pub(in super::super) const NONE: u8 = 0xff;
 }
 
 /// Flags of frames.
@@ -30,6 +34,8 @@ pub(super) mod flag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Reason {
+    /// Nothing is wrong.
+    No = 0,
     Protocol = 1,
     FlowControl = 3,
     StreamClosed = 5,
@@ -128,6 +134,39 @@ impl Cursor {
         Some(Piece::Head(head))
     }
 
+    /// The kind of a frame whose head has begun, and how many bytes ago it came.
+    fn begun_kind(&self) -> Option<(u8, usize)> {
+        (usize::from(self.filled) > KIND_AT).then(|| (self.begun[KIND_AT], usize::from(self.filled) - KIND_AT))
+    }
+
+    /// Gives frames in `bytes`, which come next, another kind.
+    pub(super) fn rename(mut self, bytes: &mut [u8], from: u8, to: u8) {
+        let mut at = 0;
+        loop {
+            let mut rest = &bytes[at..];
+            let next = self.next(&mut rest).map(|piece| match piece {
+                Piece::Head(head) => Some((head.kind, HEAD_BYTES - KIND_AT)),
+                Piece::Payload(_) => None,
+            });
+            at = bytes.len() - rest.len();
+            // What came with earlier bytes was given its other kind with them.
+            if let Some((kind, ago)) = next.unwrap_or_else(|| self.begun_kind())
+                && kind == from
+                && let Some(place) = at.checked_sub(ago).and_then(|place| bytes.get_mut(place))
+            {
+                *place = to;
+            }
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a head has begun that is of this kind.
+    pub(super) fn has_begun(&self, kind: u8) -> bool {
+        self.begun_kind().is_some_and(|(begun, _)| begun == kind)
+    }
+
     /// Puts together a head that comes in pieces.
     fn finish_head(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEAD_BYTES]> {
         let filled = usize::from(self.filled);
@@ -164,6 +203,27 @@ mod tests {
             }
             assert_eq!(heads, [(kind::PING, 0, 8), (kind::SETTINGS, 0, 0), (kind::RST_STREAM, 5, 4)], "{size}");
             assert_eq!((payload, cursor.is_between_frames()), (3 + 8 + 4, true), "{size}");
+        }
+    }
+
+    #[test]
+    fn frames_get_another_kind_in_pieces_of_any_size() {
+        let flow = |kind| {
+            let frames =
+                [frame(kind, 0, [7, 7]), frame(kind::PING, 0, [7, 7]), frame(kind, 0, []), frame(kind, 0, [7])];
+            [&b"\x07\x07\x07\x07"[..], &frames.concat()].concat()
+        };
+        let whole = flow(kind::GOAWAY);
+        for size in 1..=whole.len() {
+            let (mut cursor, mut renamed) = (Cursor::behind(4), Vec::new());
+            for piece in whole.chunks(size) {
+                let mut bytes = piece.to_vec();
+                cursor.rename(&mut bytes, kind::GOAWAY, kind::NONE);
+                renamed.extend(bytes);
+                let mut piece = piece;
+                while cursor.next(&mut piece).is_some() {}
+            }
+            assert_eq!(renamed, flow(kind::NONE), "in pieces of {size}");
         }
     }
 

@@ -4,14 +4,20 @@
 //! before: a mistake ends the input for `h2`, and the client gets a GOAWAY with the name that RFC 9113 has for it. A mistake that
 //! concerns one stream ends the connection, too (§5.4.1 leaves us the choice). Nothing is copied, and nothing allocated while all is well.
 
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
 use super::super::options::{HEADER_TABLE_BYTES, Http2};
-use super::super::pace::now;
+use super::super::pace::{Timer, now};
 use super::super::sniff::PREFACE;
 use super::frame::{Reason, frame, kind};
 use super::incoming::Incoming;
 use super::outgoing::{Look, Outgoing};
 use super::patience::{Cost, Patience};
 use super::streams::State;
+
+/// How long a client may stay that goes or was told to, once it has its answers.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// The frames of one connection.
 #[derive(Debug)]
@@ -25,6 +31,8 @@ pub(in crate::traffic::entrypoint) struct Frames {
     verdict: Option<Reason>,
     /// Nothing that `h2` writes goes out any more.
     is_mute: bool,
+    /// When a client is left that goes or was told to.
+    leaves_at: Option<Instant>,
 }
 
 /// What becomes of bytes that `h2` writes.
@@ -48,6 +56,7 @@ impl Frames {
             table_bytes: options.header_table_bytes.max(HEADER_TABLE_BYTES),
             verdict: None,
             is_mute: false,
+            leaves_at: None,
         }
     }
 
@@ -57,14 +66,48 @@ impl Frames {
     }
 
     /// Looks at what the client has sent: how many of these bytes `h2` may see.
-    pub(in crate::traffic::entrypoint) fn come_in(&mut self, bytes: &[u8]) -> usize {
-        match self.incoming.follow(bytes, &mut self.patience, now) {
+    ///
+    /// It does not see that the client goes. It would close a connection without requests at once, and not answer what comes behind
+    /// a GOAWAY, of which more than one may come (RFC 9113 §6.8).
+    pub(in crate::traffic::entrypoint) fn come_in(&mut self, bytes: &mut [u8]) -> usize {
+        let before = self.incoming.cursor();
+        let seen = match self.incoming.follow(bytes, &mut self.patience, now) {
             Ok(()) => bytes.len(),
             Err(mistake) => {
                 self.verdict = Some(mistake.reason);
                 mistake.at
             }
+        };
+        if self.incoming.has_goodbye() || self.incoming.cursor().has_begun(kind::GOAWAY) {
+            before.rename(&mut bytes[..seen], kind::GOAWAY, kind::NONE);
         }
+        seen
+    }
+
+    /// Whether the client has said that it goes.
+    pub(in crate::traffic::entrypoint) fn has_goodbye(&self) -> bool {
+        self.incoming.has_goodbye()
+    }
+
+    /// Waits for the end of a connection whose client goes, or was told to: ready if it has had time enough to close it.
+    /// Pingora waits for a sign of the client's, for as long as the client likes. Ask whenever nothing can be read.
+    pub(in crate::traffic::entrypoint) fn poll_farewell(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Timer,
+        is_busy: bool,
+    ) -> Poll<()> {
+        if is_busy {
+            self.leaves_at = None;
+        }
+        ready!(timer.poll(cx, *self.leaves_at.get_or_insert_with(|| now() + FAREWELL)));
+        self.verdict = self.verdict.or(Some(Reason::No));
+        Poll::Ready(())
+    }
+
+    /// Whether the client has made a mistake that ends the connection.
+    pub(in crate::traffic::entrypoint) fn has_mistake(&self) -> bool {
+        self.verdict.is_some_and(|reason| reason != Reason::No)
     }
 
     /// Looks at what `h2` writes.
@@ -93,6 +136,10 @@ impl Frames {
     pub(in crate::traffic::entrypoint) fn go_out(&mut self, bytes: &[u8]) {
         let mistakes = self.outgoing.follow(bytes, &mut self.patience);
         (0..mistakes).for_each(|_| self.charge(Cost::Mistake));
+        // The last bytes of answers go out when nobody is busy with them any more.
+        if self.outgoing.take_answer() && self.leaves_at.is_some() {
+            self.leaves_at = Some(now() + FAREWELL);
+        }
     }
 
     fn charge(&mut self, cost: Cost) {

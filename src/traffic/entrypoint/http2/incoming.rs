@@ -30,6 +30,8 @@ pub(super) struct Incoming {
     look: Look,
     streams: Streams,
     fields: Fields,
+    /// The client has said that it goes.
+    has_goodbye: bool,
 }
 
 /// What is looked at in the payload of a frame.
@@ -70,7 +72,18 @@ impl Incoming {
             look: Look { at: What::Nothing, bytes: [0; LOOK_BYTES], filled: 0, wanted: 0 },
             streams: Streams::new(),
             fields: Fields::default(),
+            has_goodbye: false,
         }
+    }
+
+    /// Where in the flow of frames we are.
+    pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// Whether the client has said that it goes (GOAWAY).
+    pub(super) fn has_goodbye(&self) -> bool {
+        self.has_goodbye
     }
 
     pub(super) fn streams(&self) -> &Streams {
@@ -163,6 +176,7 @@ impl Incoming {
             kind::GOAWAY => {
                 demand(head.stream == 0, Reason::Protocol)?;
                 demand(head.length >= 8, Reason::FrameSize)?;
+                self.has_goodbye = true;
             }
             kind::WINDOW_UPDATE => {
                 demand(head.stream == 0 || self.streams.state(head.stream) != State::Idle, Reason::Protocol)?;

@@ -14,6 +14,10 @@ pub(super) struct Outgoing {
     most_served: u32,
     /// A GOAWAY has named an error.
     has_complained: bool,
+    /// The frame that we are in is part of an answer.
+    is_in_answer: bool,
+    /// Some of an answer has gone out since somebody asked.
+    has_answer: bool,
 }
 
 /// What is to be done with bytes for the client.
@@ -29,7 +33,13 @@ pub(super) enum Look {
 
 impl Outgoing {
     pub(super) fn new() -> Self {
-        Self { cursor: Cursor::behind(0), most_served: u32::MAX >> 1, has_complained: false }
+        Self {
+            cursor: Cursor::behind(0),
+            most_served: u32::MAX >> 1,
+            has_complained: false,
+            is_in_answer: false,
+            has_answer: false,
+        }
     }
 
     /// Whether the client was told of an error that ends the connection.
@@ -40,6 +50,11 @@ impl Outgoing {
     /// The newest stream that may be said to be served: no more than was said before (RFC 9113 §6.8).
     pub(super) fn most_served(&self) -> u32 {
         self.most_served
+    }
+
+    /// Whether some of an answer has gone out since this was asked last.
+    pub(super) fn take_answer(&mut self) -> bool {
+        std::mem::take(&mut self.has_answer)
     }
 
     /// Whether what went out ends with a frame.
@@ -83,7 +98,12 @@ impl Outgoing {
     pub(super) fn follow(&mut self, mut bytes: &[u8], patience: &mut Patience) -> usize {
         let mut mistakes = 0;
         while let Some(piece) = self.cursor.next(&mut bytes) {
-            let Piece::Head(head) = piece else { continue };
+            let Piece::Head(head) = piece else {
+                self.has_answer |= self.is_in_answer;
+                continue;
+            };
+            self.is_in_answer = matches!(head.kind, kind::DATA | kind::HEADERS | kind::CONTINUATION);
+            self.has_answer |= self.is_in_answer;
             match head.kind {
                 kind::DATA | kind::HEADERS => {
                     patience.earn_frame(head.length);
