@@ -12,6 +12,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::exchange::TlsFacts;
 
+/// Bytes that may wait for a client: one of the largest records (RFC 8446 §5.2). With the library's 64 KiB, who does not read would
+/// hold four.
+const HELD_BYTES: usize = 5 + (16 << 10) + 256;
+
 /// Makes the handshake of a connection whose ClientHello is still to be read. It takes as long as the client does: set a limit.
 ///
 /// # Errors
@@ -20,7 +24,8 @@ pub async fn accept<S>(config: Arc<ServerConfig>, stream: S) -> io::Result<(TlsS
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let mut stream = TlsAcceptor::from(config).accept(stream).await?;
+    stream.get_mut().1.set_buffer_limit(Some(HELD_BYTES));
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
     let facts = TlsFacts {

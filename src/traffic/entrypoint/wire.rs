@@ -28,7 +28,7 @@ use crate::traffic::chunks::Chunks;
 /// Bytes asked for with one read.
 const READ_BYTES: usize = 4096;
 /// Bytes of responses that are held back until a flush.
-const WRITE_BYTES: usize = 16 << 10;
+const WRITE_BYTES: usize = 8 << 10;
 /// Bytes of the next requests that are taken while one is being answered; more stay in the kernel.
 const AHEAD_BYTES: usize = 16 << 10;
 /// Largest buffer that a connection keeps while it waits for a request.

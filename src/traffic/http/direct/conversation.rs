@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::Version;
 use http::header::CONTENT_TYPE;
 use pingora::ErrorType;
@@ -29,8 +29,12 @@ use crate::traffic::http::Flight;
 const PARTS: usize = 8;
 /// Bytes of an answer that may wait for more of it.
 const HELD_BYTES: usize = 16 << 10;
+/// Bytes of parts that are joined to one.
+const JOINED_BYTES: usize = 8 << 10;
 /// Bytes asked for with one read: of a head, and of a body.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
+/// The same of a body for a client over TLS or HTTP/2, where more of it waits in other layers.
+const LAYERED_READ_BYTES: usize = 32 << 10;
 
 /// A request and its answer on their way.
 pub(super) struct Conversation<'a> {
@@ -141,6 +145,9 @@ impl<'a> Conversation<'a> {
     pub(super) async fn pass_answer(&mut self, mut body: Body, hold: Option<Duration>) -> Result<bool> {
         let mut ended = body.is_over();
         let mut held_until: Option<Instant> = None;
+        let is_layered = self.flight.connection.as_ref().is_some_and(|it| it.client.tls.is_some())
+            || self.session.req_header().version == Version::HTTP_2;
+        let most = if is_layered { LAYERED_READ_BYTES } else { READ_BYTES.1 };
         loop {
             let mut needs_more = false;
             while !ended && !needs_more && self.parts.len() < PARTS {
@@ -165,7 +172,7 @@ impl<'a> Conversation<'a> {
             if !self.parts.is_empty() && held_until.is_none() {
                 held_until = hold.map(|hold| Instant::now() + hold);
             }
-            match self.step(body.wanted_bytes(READ_BYTES), held_until).await? {
+            match self.step(body.wanted_bytes((READ_BYTES.0, most)), held_until).await? {
                 Step::Answer(0) => body.close()?,
                 Step::Answer(_) | Step::RequestIsOver => {}
                 Step::TimeIsUp => {
@@ -220,7 +227,7 @@ impl<'a> Conversation<'a> {
     /// If the client does not take them.
     pub(super) async fn write(&mut self, parts: Vec<HttpTask>) -> Result<()> {
         if self.upload.is_whole() {
-            return self.session.write_response_tasks(parts).await.map(drop);
+            return write_parts(self.session, parts).await;
         }
         if self.session.req_header().version != Version::HTTP_2
             && let Some(connection) = &self.flight.connection
@@ -232,10 +239,10 @@ impl<'a> Conversation<'a> {
             return self.write_and_read(parts).await;
         }
         let Self { session, connection, upload, .. } = self;
-        let mut writing = pin!(session.write_response_tasks(parts));
+        let mut writing = pin!(write_parts(session, parts));
         poll_fn(|cx| {
             if let Poll::Ready(written) = writing.as_mut().poll(cx) {
-                return Poll::Ready(written.map(drop));
+                return Poll::Ready(written);
             }
             // An error stays with the upload.
             let _ = upload.poll_send(&mut connection.stream, cx);
@@ -286,7 +293,7 @@ impl<'a> Conversation<'a> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
-        self.connection.input.reserve(bytes);
+        make_room(&mut self.connection.input, bytes);
         loop {
             match self.next(until).await {
                 Event::Answer(read) => {
@@ -363,6 +370,42 @@ impl<'a> Conversation<'a> {
             }
         })
         .await
+    }
+}
+
+/// Has room for the next read. Where what was read before waits to be written, the rest of its buffer will do: it would wait with it
+/// for nothing, beside a new one.
+fn make_room(input: &mut BytesMut, bytes: usize) {
+    if !input.try_reclaim(bytes) && input.capacity() - input.len() < bytes.min(HELD_BYTES) {
+        input.reserve(bytes);
+    }
+}
+
+/// Writes parts of an answer to the client. Those that Pingora is given together it copies into one buffer, which it keeps until the
+/// answer is over: large ones go by themselves. Who does not read would else hold twice what was read for him.
+pub(super) async fn write_parts(session: &mut Session, parts: Vec<HttpTask>) -> Result<()> {
+    if parts.iter().map(body_bytes).sum::<usize>() <= JOINED_BYTES {
+        return session.write_response_tasks(parts).await.map(drop);
+    }
+    let (mut joined, mut joined_bytes) = (Vec::new(), 0);
+    for part in parts {
+        let bytes = body_bytes(&part);
+        // Before it fails, Pingora pushes out what it is given together with the failure.
+        let stays = joined.is_empty() || matches!(part, HttpTask::Failed(_));
+        if joined_bytes + bytes > JOINED_BYTES && !stays {
+            session.write_response_tasks(std::mem::take(&mut joined)).await?;
+            joined_bytes = 0;
+        }
+        joined_bytes += bytes;
+        joined.push(part);
+    }
+    session.write_response_tasks(joined).await.map(drop)
+}
+
+fn body_bytes(part: &HttpTask) -> usize {
+    match part {
+        HttpTask::Body(Some(piece), _) => piece.len(),
+        _ => 0,
     }
 }
 

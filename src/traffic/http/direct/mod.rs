@@ -24,7 +24,7 @@ use tokio::io::AsyncWriteExt;
 use crate::service::idle::Connection;
 
 use self::answer::Body;
-use self::conversation::Conversation;
+use self::conversation::{Conversation, write_parts};
 use self::upload::{Framing, Upload};
 use super::hooks::is_interim;
 use super::{Flight, Gateway, upstream};
@@ -118,17 +118,17 @@ impl Gateway {
                 if parts.is_empty() {
                     return Ok(());
                 }
-                match session.write_response_tasks(parts).await {
-                    Ok(_) => Ok(()),
+                match write_parts(session, parts).await {
+                    Ok(()) => Ok(()),
                     Err(error) => Err(self.interrupted(session, flight, error, false)),
                 }
             }
             Err(error) if flight.responding && *error.esource() != ErrorSource::Downstream => {
                 // What came before the end is the client's, and it must see that there is more.
                 parts.push(HttpTask::Failed(error));
-                match session.write_response_tasks(parts).await {
+                match write_parts(session, parts).await {
                     Err(error) => Err(self.interrupted(session, flight, error, false)),
-                    Ok(_) => Error::e_explain(ErrorType::InternalError, "half an answer"),
+                    Ok(()) => Error::e_explain(ErrorType::InternalError, "half an answer"),
                 }
             }
             Err(error) => Err(self.interrupted(session, flight, error, reused)),
