@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{Peer, soon};
-use crate::harness::server::Server;
+use crate::harness::server::{Server, ok};
 use crate::harness::tls::{Authority, Pair, get, quoted, shake_hands};
 
 fn certificate(pair: &Pair) -> String {
@@ -334,4 +334,24 @@ async fn a_connection_from_before_clients_had_to_prove_something_is_no_way_in() 
     assert_eq!(status(&refused), 421);
     // A client that does not know the status comes back by another connection.
     assert!(refused.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{refused}");
+}
+
+/// Bytes that TLS holds back are answers that are not taken, as any others: `writeTimeout` and the least rate hold for them.
+#[tokio::test]
+async fn who_takes_no_answer_is_cut_off_also_where_tls_holds_its_end() {
+    let (server, authority) = (Server::start(|_| ok("x".repeat(7000))).await, Authority::new());
+    let pair = authority.certify(&["a.test"]);
+    let routers = ["a: {rule: 'Host(`a.test`)', service: s, tls: {}}"];
+    let gateway = Gateway::setup()
+        .flag("entryPoints.web.transport.respondingTimeouts.writeTimeout=500ms")
+        .dynamic(routing(&server, &routers, &[&pair], ""))
+        .start()
+        .await;
+    let client = Arc::new(authority.client(&["http/1.1"], None));
+    let stream = shake_hands(&client, gateway.address(), "a.test").await.unwrap();
+    socket2::SockRef::from(stream.get_ref().0).set_send_buffer_size(64 << 10).unwrap();
+    let mut peer = Peer::of(stream);
+    // One request after the other until there is no room left on either way. The connection must end, not stand still.
+    while peer.try_send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await {}
+    assert!(server.count() > 10, "{}", server.count());
 }

@@ -445,8 +445,18 @@ impl Wire {
 
     /// Reports what was written at once when it is out: a layer may hold it back, and nobody would push it.
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.poll_layers(cx))?;
+        Poll::Ready(Ok(self.unflushed.take().unwrap_or_default()))
+    }
+
+    /// Pushes out what TLS holds back. It is bytes that the client does not take, too: it has no longer for them than for others.
+    fn poll_layers(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.transport.poll_flush(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(self.unflushed.take().unwrap_or_default())),
+            Poll::Ready(Ok(())) => {
+                // The wait is over. What comes next may be long in coming, and that is not the client's fault.
+                self.write_pace.advance(0, now);
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Err(error)) => {
                 self.broken = true;
                 Poll::Ready(Err(error))
@@ -471,12 +481,18 @@ impl Wire {
                 }
             }
         }
-        self.transport.poll_flush(cx)
+        self.poll_layers(cx)
     }
 
     /// Closes the sending half.
     pub(super) fn poll_shut(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.transport.poll_shutdown(cx)
+        match self.transport.poll_shutdown(cx) {
+            Poll::Pending => {
+                ready!(self.poll_write_deadline(cx))?;
+                Poll::Pending
+            }
+            ready => ready,
+        }
     }
 
     /// Puts an answer of ours behind what is to be written.
