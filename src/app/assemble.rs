@@ -1,14 +1,16 @@
 //! From a configuration to everything that a gateway needs to serve: logs, runtimes, the parts joined, sockets.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::cli::Exit;
 use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::problem::{Problem, Problems};
-use crate::process::{Handover, Protocol, SocketName, Sockets, systemd};
+use crate::process::{BoundBy, Handover, Protocol, SocketName, Sockets, systemd};
 use crate::units::Name;
 
+use super::held::Held;
 use super::sockets::{self, Bound};
 use super::{App, Start, options};
 
@@ -16,7 +18,7 @@ use super::{App, Start, options};
 pub(super) struct Ready {
     pub(super) app: App,
     pub(super) access_log: Option<Arc<AccessLog>>,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Listeners,
     pub(super) control: tokio::runtime::Runtime,
     pub(super) traffic: tokio::runtime::Runtime,
     pub(super) handover: Option<Handover>,
@@ -24,13 +26,23 @@ pub(super) struct Ready {
     pub(super) log: observe::log::Guard,
 }
 
+/// The sockets that a process begins with.
+#[derive(Default)]
+pub(super) struct Listeners {
+    pub(super) entry_points: Vec<Listener>,
+    /// Those that systemd holds as well.
+    pub(super) held: Held,
+}
+
 /// The sockets of one entry point that is to be opened.
 pub(super) struct Listener {
     pub(super) name: Name,
     pub(super) socket: SocketName,
     pub(super) bound: Bound,
-    /// Whether systemd has bound them, and holds them as well.
-    pub(super) is_held: bool,
+    /// Which of the sockets that systemd holds they are.
+    pub(super) held: Vec<usize>,
+    /// What a predecessor calls them that has bound them.
+    pub(super) inherited: Option<SocketName>,
 }
 
 /// Why nothing is started.
@@ -109,7 +121,7 @@ fn open_access_log(app: &App, threads: usize) -> Result<Option<Arc<AccessLog>>, 
 }
 
 /// The listening sockets: inherited from a predecessor or from systemd, or bound.
-fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Vec<Listener>, Refusal> {
+fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Listeners, Refusal> {
     let problems = app.check_doors();
     if problems.has_errors() {
         return Err(problems.into());
@@ -118,35 +130,57 @@ fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Vec<Listener>,
     for complaint in complaints {
         log::warn!("{complaint}");
     }
-    let inherits = inherited.is_some();
     let offers = inherited.unwrap_or(&mut adopted);
-    let (mut bound, mut failures) = (Vec::new(), Problems::new());
+    let (mut listeners, mut failures) = (Listeners::default(), Problems::new());
     let install = app.install();
     for (name, entry_point) in &install.entry_points {
         let socket = sockets::name(name, entry_point);
-        let claimed = match socket.protocol {
-            Protocol::Udp => offers.claim_all(&socket),
-            Protocol::Tcp | Protocol::Unix => offers.claim(&socket).into_iter().collect(),
+        let found = match listeners.claim(name, &socket, offers) {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => sockets::bind(&socket, entry_point, options::threads(&install)).map(|bound| {
+                let (name, socket) = (name.clone(), socket.clone());
+                listeners.entry_points.push(Listener { name, socket, bound, held: Vec::new(), inherited: None });
+            }),
+            Err(error) => Err(error),
         };
-        match Bound::from(socket.protocol, claimed) {
-            Some(claimed) => {
-                if inherits && let Err(error) = claimed.set_reuse_port(entry_point.reuse_port) {
-                    log::warn!("{socket} is shared with others as before: {error}");
+        if let Err(error) = found {
+            failures.push(sockets::not_listening(&socket, &error));
+        }
+    }
+    let unclaimed = offers.take_held();
+    for claimed in &unclaimed {
+        log::warn!(
+            "systemd listens for {}, and no entry point has this name: whoever connects there waits in vain",
+            claimed.name
+        );
+    }
+    listeners.held.extend(unclaimed);
+    if failures.has_errors() { Err(Refusal::Machine(failures)) } else { Ok(listeners) }
+}
+
+impl Listeners {
+    /// Takes what is on offer for an entry point. `None` if nothing is.
+    fn claim(&mut self, name: &Name, socket: &SocketName, offers: &mut Sockets) -> std::io::Result<Option<()>> {
+        let claimed: Vec<_> = match socket.protocol {
+            Protocol::Udp => offers.claim_all(socket),
+            Protocol::Tcp | Protocol::Unix => offers.claim(socket).into_iter().collect(),
+        };
+        let Some(first) = claimed.first().map(|claimed| claimed.name.clone()) else { return Ok(None) };
+        let held = claimed.iter().filter_map(|claimed| self.held.keep(claimed).transpose());
+        let held = held.collect::<std::io::Result<Vec<_>>>()?;
+        let bound = Bound::from(socket.protocol, claimed.into_iter().map(|claimed| claimed.socket).collect());
+        let Some(bound) = bound else { return Ok(None) };
+        let (socket, inherited) = match first.bound_by {
+            BoundBy::Gateway => (socket.clone(), Some(first)),
+            BoundBy::Systemd => {
+                let is_known = socket.address.starts_with(':') || socket.address.parse::<SocketAddr>().is_ok();
+                if is_known && !first.address.parse().is_ok_and(|address| socket.is_at(address)) {
+                    log::warn!("systemd has bound {first}: this counts, and not the address {}", socket.address);
                 }
-                bound.push(Listener { name: name.clone(), socket, bound: claimed, is_held: !inherits });
+                (SocketName { entry_point: name.clone(), ..first }, None)
             }
-            None => match sockets::bind(&socket, entry_point, options::threads(&install)) {
-                Ok(new) => bound.push(Listener { name: name.clone(), socket, bound: new, is_held: false }),
-                Err(error) => failures.push(sockets::not_listening(&socket, &error)),
-            },
-        }
+        };
+        self.entry_points.push(Listener { name: name.clone(), socket, bound, held, inherited });
+        Ok(Some(()))
     }
-    if !inherits {
-        for name in offers.unclaimed() {
-            log::warn!(
-                "systemd listens for {name}, and no entry point has this name: whoever connects there waits in vain"
-            );
-        }
-    }
-    if failures.has_errors() { Err(Refusal::Machine(failures)) } else { Ok(bound) }
 }

@@ -12,18 +12,29 @@ use crate::process::SocketName;
 use crate::units::Name;
 
 use super::grip::Grip;
+use super::held::Held;
 use super::sockets::{self, Bound};
 
 /// A socket that is open, as a change sees it.
 pub(super) struct Standing {
     pub(super) number: u64,
-    /// What it is called, by the address that its entry point was written with.
+    /// What it is called, by the address that its entry point was written with, or where systemd has bound it.
     pub(super) socket: SocketName,
     pub(super) grip: Grip,
     /// Whether its entry point still has it. Others are on their way out.
     pub(super) is_owned: bool,
-    /// Whether systemd holds it as well. Then it stays, since systemd would let clients wait there for nobody.
-    pub(super) is_held: bool,
+    /// Which of the sockets that systemd holds it is. Those stay open when they are closed here.
+    pub(super) held: Vec<usize>,
+}
+
+/// A socket for an entry point that gets another one, or other options.
+#[derive(Debug)]
+pub(super) struct Placed {
+    /// What it is called.
+    pub(super) socket: SocketName,
+    pub(super) bound: Bound,
+    /// Which of the sockets that systemd holds it is.
+    pub(super) held: Vec<usize>,
 }
 
 /// A change of the entry points.
@@ -31,45 +42,42 @@ pub(super) struct Change {
     /// The settings that shall be in force.
     pub(super) install: Install,
     /// Sockets for entry points that get another one, or other options.
-    pub(super) sockets: BTreeMap<Name, Bound>,
+    pub(super) sockets: BTreeMap<Name, Placed>,
     /// Those that are open and go on under other options, or with another entry point.
     pub(super) taken: BTreeSet<u64>,
     /// Entry points that only get other bounds for their sessions.
     pub(super) bounds: Vec<Name>,
-    /// What could not be done. What is not done for this reason stays as it was.
+    /// What could not be done, and stays as it was; and warnings about what was.
     pub(super) problems: Problems,
 }
 
-/// Works out how to come from `running` to `wanted`, and binds what has to be bound. Blocks.
-pub(super) fn work_out(running: &Install, mut wanted: EntryPoints, standing: &[Standing], threads: usize) -> Change {
-    for held in standing.iter().filter(|one| one.is_owned && one.is_held) {
-        let before = running.entry_points.get(&held.socket.entry_point);
-        if let (Some(before), Some(wanted)) = (before, wanted.get_mut(&held.socket.entry_point)) {
-            wanted.address = before.address.clone();
-        }
-    }
-    let mut work = Work {
-        running,
-        wanted,
-        standing,
-        threads,
-        bound: BTreeMap::new(),
-        taken: BTreeMap::new(),
-        problems: Problems::new(),
-    };
+/// What a change begins with.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub(super) running: &'a Install,
+    pub(super) standing: &'a [Standing],
+    pub(super) held: &'a Held,
+    /// Threads that carry traffic.
+    pub(super) threads: usize,
+}
+
+/// Works out how to come from what there is to `wanted`, and binds what has to be bound. Blocks.
+pub(super) fn work_out(before: Before<'_>, wanted: EntryPoints) -> Change {
+    let (bound, taken, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    let mut work = Work { before, wanted, bound, taken, failed, problems: Problems::new() };
     while work.needs_another_look() {}
     work.finish()
 }
 
 struct Work<'a> {
-    running: &'a Install,
+    before: Before<'a>,
     wanted: EntryPoints,
-    standing: &'a [Standing],
-    threads: usize,
     /// New sockets.
-    bound: BTreeMap<Name, Bound>,
-    /// Duplicates of sockets that are open, with the number of each.
-    taken: BTreeMap<Name, (u64, Bound)>,
+    bound: BTreeMap<Name, Placed>,
+    /// Duplicates of sockets that are open, with the number of each if an entry point has it.
+    taken: BTreeMap<Name, (Option<u64>, Placed)>,
+    /// Those that cannot have a socket though nothing about them is new.
+    failed: BTreeSet<Name>,
     problems: Problems,
 }
 
@@ -79,6 +87,8 @@ enum Source<'a> {
     Untouched,
     /// One that is open: its own, or one that nobody else wants any more.
     Open(&'a Standing),
+    /// One that systemd holds and that nobody has.
+    Held(Vec<usize>),
     /// Its address has to be bound.
     Address,
 }
@@ -93,51 +103,70 @@ impl<'a> Work<'a> {
             let path = format!("entryPoints.{name}.http.redirections.entryPoint.to");
             return self.give_up(&name, Problem::at(path, message));
         }
-        let names: Vec<Name> = self.wanted.keys().cloned().collect();
+        let names: Vec<Name> = self.wanted.keys().filter(|name| !self.failed.contains(*name)).cloned().collect();
         for name in names {
             let Some(entry_point) = self.wanted.get(&name) else { continue };
             let socket = sockets::name(&name, entry_point);
-            let got = match self.source(&name, entry_point) {
+            let got = match self.source(&name, &socket, entry_point) {
                 Source::Untouched => continue,
-                Source::Open(one) => {
-                    one.grip.sockets().map(|bound| drop(self.taken.insert(name.clone(), (one.number, bound))))
-                }
+                Source::Open(one) => self.take(&name, socket.clone(), one),
+                Source::Held(which) => self.take_held(&name, which),
                 Source::Address if self.bound.contains_key(&name) => continue,
-                Source::Address => {
-                    self.bind(&socket, entry_point).map(|bound| drop(self.bound.insert(name.clone(), bound)))
-                }
+                Source::Address => self.bind(&socket, entry_point).map(|bound| {
+                    self.bound.insert(name.clone(), Placed { socket: socket.clone(), bound, held: Vec::new() });
+                }),
             };
             if let Err(error) = got {
-                return self.give_up(&name, sockets::not_listening(&socket, &error));
+                return self.give_up(&name, self.not_listening(&socket, &error));
             }
         }
         false
     }
 
-    fn source(&self, name: &Name, entry_point: &EntryPoint) -> Source<'a> {
+    fn source(&self, name: &Name, socket: &SocketName, entry_point: &EntryPoint) -> Source<'a> {
         match (self.moves(name), self.own(name)) {
-            (false, Some(_)) if !self.is_treated_otherwise(name) => Source::Untouched,
-            (false, Some(own)) => Source::Open(own),
-            _ => self.left_at(entry_point).map_or(Source::Address, Source::Open),
+            (false, Some(_)) if !self.is_treated_otherwise(name) => return Source::Untouched,
+            (false, Some(own)) => return Source::Open(own),
+            _ => {}
         }
+        let owned = self.before.standing.iter().filter(|one| one.is_owned);
+        let used: BTreeSet<usize> = owned.flat_map(|one| one.held.iter().copied()).collect();
+        let which = self.before.held.free_for(socket, &used);
+        if !which.is_empty() {
+            return Source::Held(which);
+        }
+        self.left_at(entry_point).map_or(Source::Address, Source::Open)
     }
 
     /// The socket that an entry point has.
     fn own(&self, name: &Name) -> Option<&'a Standing> {
-        self.standing.iter().find(|one| one.is_owned && one.socket.entry_point == *name)
+        self.before.standing.iter().find(|one| one.is_owned && one.socket.entry_point == *name)
     }
 
-    /// Whether an entry point does not want the socket any more that it has.
+    /// Whether an entry point does not want the socket any more that it has. One that systemd has bound for it is where it is, whatever
+    /// address is written.
     fn moves(&self, name: &Name) -> bool {
-        let address =
-            |entry_points: &EntryPoints| entry_points.get(name).map(|entry_point| entry_point.address.clone());
-        address(&self.running.entry_points) != address(&self.wanted)
+        let (before, after) = match (self.before.running.entry_points.get(name), self.wanted.get(name)) {
+            (Some(before), Some(after)) => (&before.address, after),
+            (before, after) => return before.is_some() != after.is_some(),
+        };
+        match self.own(name).filter(|own| !own.held.is_empty() && before.protocol == after.address.protocol) {
+            Some(own) if self.is_fixed(own) => false,
+            Some(own) => !sockets::name(name, after).is_at(own.grip.address()),
+            None => *before != after.address,
+        }
+    }
+
+    /// Whether systemd has bound a socket for the entry point that has it.
+    fn is_fixed(&self, one: &Standing) -> bool {
+        let named = self.before.held.of(&one.socket);
+        one.held.iter().any(|at| named.contains(at))
     }
 
     /// Whether new connections are to be treated otherwise than those that there are. Of UDP nothing is such that its sessions could not
     /// go on.
     fn is_treated_otherwise(&self, name: &Name) -> bool {
-        match (self.running.entry_points.get(name), self.wanted.get(name)) {
+        match (self.before.running.entry_points.get(name), self.wanted.get(name)) {
             (Some(before), Some(after)) if after.address.protocol == Protocol::Tcp => {
                 treatment(before) != treatment(after)
             }
@@ -149,44 +178,78 @@ impl<'a> Work<'a> {
     fn left_at(&self, entry_point: &EntryPoint) -> Option<&'a Standing> {
         let is_there = |one: &&Standing| {
             let wanted = sockets::name(&one.socket.entry_point, entry_point);
-            entry_point.address.port != 0 && wanted == one.socket
+            let is_its = || wanted.protocol == one.socket.protocol && wanted.is_at(one.grip.address());
+            entry_point.address.port != 0 && if one.held.is_empty() { wanted == one.socket } else { is_its() }
         };
         // It may have been closed for good.
-        self.standing.iter().filter(is_there).find(|one| self.is_left(one) && one.grip.sockets().is_ok())
+        let standing = self.before.standing.iter();
+        standing.filter(is_there).find(|one| self.is_left(one) && one.grip.sockets().is_ok())
     }
 
     fn is_left(&self, one: &Standing) -> bool {
         !one.is_owned || self.moves(&one.socket.entry_point)
     }
 
+    fn take(&mut self, name: &Name, socket: SocketName, one: &Standing) -> io::Result<()> {
+        let bound = one.grip.sockets()?;
+        let socket = match one.held.is_empty() {
+            true => socket,
+            false => SocketName { entry_point: name.clone(), ..one.socket.clone() },
+        };
+        self.taken.insert(name.clone(), (Some(one.number), Placed { socket, bound, held: one.held.clone() }));
+        Ok(())
+    }
+
+    fn take_held(&mut self, name: &Name, held: Vec<usize>) -> io::Result<()> {
+        let (socket, bound) = self.before.held.duplicate(&held)?;
+        let socket = SocketName { entry_point: name.clone(), ..socket };
+        self.taken.insert(name.clone(), (None, Placed { socket, bound, held }));
+        Ok(())
+    }
+
     /// Binds an address. One of our own that overlaps with it may still be open: it is about to be closed.
     fn bind(&self, socket: &SocketName, entry_point: &EntryPoint) -> io::Result<Bound> {
-        let bound = sockets::bind(socket, entry_point, self.threads);
+        let threads = self.before.threads;
+        let bound = sockets::bind(socket, entry_point, threads);
         if !matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
             return bound;
         }
         let is_in_the_way = |one: &&Standing| {
             let is_at_port = one.grip.address().port() == entry_point.address.port;
-            is_at_port && one.socket.protocol == socket.protocol && self.is_left(one)
+            // One that systemd holds as well would go on taking its part of what comes.
+            let is_closing = self.is_left(one) && one.held.is_empty();
+            is_at_port && one.socket.protocol == socket.protocol && is_closing
         };
-        let in_the_way = self.standing.iter().filter(is_in_the_way);
+        let in_the_way = self.before.standing.iter().filter(is_in_the_way);
         let in_the_way: Vec<Bound> = in_the_way.filter_map(|one| one.grip.sockets().ok()).collect();
         if in_the_way.is_empty() {
             return bound;
         }
         in_the_way.iter().try_for_each(|old| old.set_reuse_port(true))?;
         let shared = EntryPoint { reuse_port: true, ..entry_point.clone() };
-        let bound = sockets::bind(socket, &shared, if entry_point.reuse_port { self.threads } else { 1 });
+        let bound = sockets::bind(socket, &shared, if entry_point.reuse_port { threads } else { 1 });
         if !entry_point.reuse_port {
             in_the_way.iter().chain(&bound).try_for_each(|one| one.set_reuse_port(false))?;
         }
         bound
     }
 
+    fn not_listening(&self, socket: &SocketName, error: &io::Error) -> Problem {
+        let problem = sockets::not_listening(socket, error);
+        let port = socket.address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default();
+        match self.before.held.at_port(socket.protocol, port).filter(|_| error.kind() == io::ErrorKind::AddrInUse) {
+            Some(held) => {
+                let message = format!("{}: systemd listens there for `{}`", problem.message, held.entry_point);
+                Problem { message, ..problem }
+            }
+            None => problem,
+        }
+    }
+
     /// Takes back what is wanted of an entry point, for this reason. Whether anything is different then.
     fn give_up(&mut self, name: &Name, problem: Problem) -> bool {
         self.bound.remove(name);
-        let before = self.running.entry_points.get(name);
+        let before = self.before.running.entry_points.get(name);
         if before.is_some() && before == self.wanted.get(name) {
             return self.keep_target(name, problem);
         }
@@ -201,42 +264,65 @@ impl<'a> Work<'a> {
         is_news
     }
 
-    /// An entry point that stays as it was cannot do without the one that it leads to.
+    /// An entry point that stays as it was cannot do without the one that it leads to. One that was closed for a successor which died
+    /// may have lost its address.
     fn keep_target(&mut self, name: &Name, problem: Problem) -> bool {
-        let redirection =
-            self.running.entry_points.get(name).and_then(|one| one.http.redirections.entry_point.as_ref());
-        let target = redirection.and_then(|to| self.running.entry_points.get_key_value(&*to.to));
-        let Some((target, as_it_was)) = target else { return false };
+        let running = &self.before.running.entry_points;
+        let redirection = running.get(name).and_then(|one| one.http.redirections.entry_point.as_ref());
+        let target = redirection.and_then(|to| running.get_key_value(&*to.to));
+        let Some((target, as_it_was)) = target.filter(|(target, was)| self.wanted.get(*target) != Some(was)) else {
+            let is_news = self.failed.insert(name.clone());
+            self.problems.extend(is_news.then_some(problem));
+            return is_news;
+        };
         self.problems.push(problem.with_help(format!("entry point `{target}` stays as it was")));
-        self.wanted.insert(target.clone(), as_it_was.clone()).as_ref() != Some(as_it_was)
+        self.wanted.insert(target.clone(), as_it_was.clone());
+        true
     }
 
     fn install(&self) -> Install {
-        Install { entry_points: self.wanted.clone(), ..self.running.clone() }
+        Install { entry_points: self.wanted.clone(), ..self.before.running.clone() }
     }
 
-    fn finish(self) -> Change {
+    fn finish(mut self) -> Change {
         let mut install = self.install();
         // What leads nowhere has been given up.
         install.find_redirections();
-        let (mut sockets, mut taken) = (self.bound, BTreeSet::new());
-        for (name, (number, bound)) in self.taken {
-            let at = self.wanted.get(&name).map(|entry_point| sockets::name(&name, entry_point).address);
+        self.warn_of_fixed();
+        let Self { before: Before { running, standing, .. }, wanted, bound, taken: got, problems, .. } = self;
+        let (mut sockets, mut taken) = (bound, BTreeSet::new());
+        for (name, (number, placed)) in got {
             // Several may have left the same address one after the other. None of them may have what comes from now on.
-            let others = self.standing.iter().filter(|one| !one.is_owned && Some(&one.socket.address) == at.as_ref());
-            taken.extend(others.map(|one| one.number).chain([number]));
-            sockets.insert(name, bound);
+            let is_there =
+                |one: &SocketName| (one.protocol, &one.address) == (placed.socket.protocol, &placed.socket.address);
+            let others = standing.iter().filter(|one| !one.is_owned && is_there(&one.socket));
+            taken.extend(others.map(|one| one.number).chain(number));
+            sockets.insert(name, placed);
         }
         let is_bounded_otherwise = |(name, after): &(&Name, &EntryPoint)| {
-            let before = self.running.entry_points.get(*name);
+            let before = running.entry_points.get(*name);
             let is_udp = after.address.protocol == Protocol::Udp;
             before.is_some_and(|before| {
                 is_udp && (&before.udp, before.limits.max_sessions) != (&after.udp, after.limits.max_sessions)
             })
         };
-        let bounds = self.wanted.iter().filter(is_bounded_otherwise).map(|(name, _)| name.clone());
+        let bounds = wanted.iter().filter(is_bounded_otherwise).map(|(name, _)| name.clone());
         let bounds = bounds.filter(|name| !sockets.contains_key(name)).collect();
-        Change { install, sockets, taken, bounds, problems: self.problems }
+        Change { install, sockets, taken, bounds, problems }
+    }
+
+    /// Another address says nothing where systemd has bound the socket.
+    fn warn_of_fixed(&mut self) {
+        for (name, after) in &self.wanted {
+            let before = self.before.running.entry_points.get(name).map(|before| &before.address);
+            let is_other = before.is_some_and(|before| *before != after.address) && !self.moves(name);
+            if let Some(own) = self.own(name).filter(|_| is_other) {
+                let message =
+                    format!("systemd has bound the socket: it listens on {} all the same", own.grip.address());
+                let problem = Problem::warning(format!("entryPoints.{name}.address"), message);
+                self.problems.push(problem.with_help("change its socket unit"));
+            }
+        }
     }
 }
 

@@ -5,24 +5,28 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use crate::config::address::Protocol as Carries;
 use crate::config::entry_points::EntryPoints;
 use crate::config::install::Install;
 use crate::problem::{Problem, Problems};
-use crate::process::drain::{self, Cause, Counts, Cut, Door, Drain, Draining};
-use crate::process::{Protocol, SocketName};
+use crate::process::SocketName;
+use crate::process::drain::{self, Counts, Cut, Door, Draining};
 use crate::units::Name;
 
-use super::assemble::Listener;
-use super::change::{self, Change, Standing};
+use super::assemble::{Listener, Listeners};
+use super::change::{self, Before, Change, Placed, Standing};
 use super::grip::Grip;
+use super::held::Held;
 use super::opener::Opener;
-use super::{App, options, sockets};
+use super::{App, options};
+
+mod leaving;
+
+use leaving::Leaving;
 
 /// How long a reload waits until addresses are free that it has closed.
 const CLOSES_WITHIN: Duration = Duration::from_secs(1);
@@ -32,6 +36,8 @@ pub(super) struct Doors {
     app: Arc<App>,
     opener: Opener,
     state: Mutex<State>,
+    /// The sockets that systemd holds as well; none once this process is to end.
+    held: Mutex<Arc<Held>>,
     /// Itself, for the tasks of those that are leaving.
     this: Weak<Self>,
 }
@@ -43,6 +49,8 @@ struct State {
     leaving: Vec<Leaving>,
     /// Numbers that were given to them.
     numbers: u64,
+    /// Sockets that a predecessor has as well, as it calls them.
+    inherited: Vec<SocketName>,
 }
 
 /// An entry point that accepts.
@@ -52,14 +60,8 @@ struct Open {
     grip: Grip,
     /// Its connections, with those that are leaving.
     crowd: Arc<AtomicUsize>,
-    is_held: bool,
-}
-
-/// One that does not accept any more.
-struct Leaving {
-    number: u64,
-    socket: SocketName,
-    grip: Grip,
+    /// Which of the sockets that systemd holds it has.
+    held: Vec<usize>,
 }
 
 impl Doors {
@@ -67,26 +69,33 @@ impl Doors {
     ///
     /// # Errors
     /// If one of them cannot be opened.
-    pub(super) fn open(app: Arc<App>, opener: Opener, listeners: Vec<Listener>) -> io::Result<Arc<Self>> {
+    pub(super) fn open(app: Arc<App>, opener: Opener, listeners: Listeners) -> io::Result<Arc<Self>> {
         let (install, entry_points) = (app.install(), app.entry_points());
         let mut state = State::default();
-        for Listener { name, socket, bound, is_held } in listeners {
+        for Listener { name, socket, bound, held, inherited } in listeners.entry_points {
+            if inherited.is_some() {
+                // Not before it is this process's word that counts.
+                let shares = install.entry_points.get(&name).is_some_and(|one| one.reuse_port);
+                note(&name, bound.set_reuse_port(shares));
+            }
             let crowd = Arc::<AtomicUsize>::default();
             let grip = opener.open((&install, &entry_points), &name, bound, crowd.clone())?;
             state.numbers += 1;
-            state.open.insert(name, Open { number: state.numbers, socket, grip, crowd, is_held });
+            state.inherited.extend(inherited);
+            state.open.insert(name, Open { number: state.numbers, socket, grip, crowd, held });
         }
         for open in state.open.values() {
             open.begin();
         }
-        Ok(Arc::new_cyclic(|this| Self { app, opener, state: Mutex::new(state), this: this.clone() }))
+        let (state, held) = (Mutex::new(state), Mutex::new(Arc::new(listeners.held)));
+        Ok(Arc::new_cyclic(|this| Self { app, opener, state, held, this: this.clone() }))
     }
 
     /// Duplicates of the sockets, for a successor.
     pub(super) fn duplicates(&self) -> io::Result<Vec<(SocketName, OwnedFd)>> {
+        let mut duplicates = self.held.lock().duplicates()?;
         let state = self.state.lock();
-        let mut duplicates = Vec::with_capacity(state.open.len());
-        for open in state.open.values() {
+        for open in state.open.values().filter(|open| open.held.is_empty() && open.grip.is_open()) {
             duplicates.extend(open.grip.duplicates()?.into_iter().map(|socket| (open.socket.clone(), socket)));
         }
         Ok(duplicates)
@@ -95,6 +104,52 @@ impl Doors {
     /// Lets go of the sockets. Those of a successor stay open.
     pub(super) fn let_go(&self) {
         self.each_open(Grip::let_go);
+        *self.held.lock() = Arc::default();
+    }
+
+    /// Closes sockets that the successor does not have any more, so that nobody waits there for a process which only drains.
+    pub(super) fn close_dropped(&self, names: &[SocketName]) {
+        let state = self.state.lock();
+        for open in state.open.values().filter(|open| open.held.is_empty()) {
+            if names.iter().any(|name| is_same(name, &open.socket)) {
+                open.grip.close();
+            }
+        }
+    }
+
+    /// Sockets that a predecessor has as well and that nobody here has any more since the last time.
+    pub(super) fn take_dropped(&self) -> Vec<SocketName> {
+        let state = &mut *self.state.lock();
+        let is_used = |name: &SocketName| state.open.values().any(|open| is_same(name, &open.socket));
+        let (used, dropped) = std::mem::take(&mut state.inherited).into_iter().partition(is_used);
+        state.inherited = used;
+        dropped
+    }
+
+    /// Serves again, since the successor has died: accepts, and opens what was closed for its sake. Blocks.
+    pub(super) fn reopen(&self) {
+        let running = self.app.install();
+        drain::resume(self);
+        for (name, open) in &self.state.lock().open {
+            // The successor may have had other wishes.
+            let shares = running.entry_points.get(name).is_some_and(|one| one.reuse_port);
+            if open.held.is_empty() && open.grip.is_open() {
+                note(name, open.grip.sockets().and_then(|sockets| sockets.set_reuse_port(shares)));
+            }
+        }
+        if self.is_all_open() {
+            return;
+        }
+        let prepared = self.prepare(running.entry_points.clone());
+        for problem in &prepared.problems {
+            log::error!("{problem}");
+        }
+        self.replace(prepared, &running);
+    }
+
+    /// Whether each entry point has a socket.
+    pub(super) fn is_all_open(&self) -> bool {
+        self.state.lock().open.values().all(|open| open.grip.is_open())
     }
 
     fn each_open(&self, act: impl Fn(&Grip)) {
@@ -110,22 +165,24 @@ impl Doors {
     /// Makes ready what is to be opened so that `wanted` are the entry points. Nothing has changed then; what cannot be done is among
     /// the problems. Blocks.
     pub(super) fn prepare(&self, wanted: EntryPoints) -> Prepared {
-        let running = self.app.install();
+        let (running, held) = (self.app.install(), self.held.lock().clone());
         let standing = self.state.lock().standing();
-        let mut change = change::work_out(&running, wanted, &standing, options::threads(&running));
+        let before =
+            Before { running: &running, standing: &standing, held: &held, threads: options::threads(&running) };
+        let mut change = change::work_out(before, wanted);
         let entry_points = self.app.entry_points().followed_by(&change.install);
         let mut opened = BTreeMap::new();
-        for (name, bound) in std::mem::take(&mut change.sockets) {
+        for (name, Placed { socket, bound, held }) in std::mem::take(&mut change.sockets) {
             let Some(entry_point) = change.install.entry_points.get(&name) else { continue };
             let crowd = self.state.lock().open.get(&name).map(|open| open.crowd.clone()).unwrap_or_default();
             if entry_point.reuse_port {
                 note(&name, bound.set_reuse_port(true));
             }
             match self.opener.open((&change.install, &entry_points), &name, bound, crowd.clone()) {
-                Ok(grip) => drop(opened.insert(name, (grip, crowd))),
+                Ok(grip) => drop(opened.insert(name, Open { number: 0, socket, grip, crowd, held })),
                 Err(error) => {
                     // The system has run out of something. Half of a change is worse than none.
-                    opened.values().for_each(|(grip, _): &(Grip, _)| grip.let_go());
+                    opened.values().for_each(|open: &Open| open.grip.let_go());
                     let problem = Problem::at(format!("entryPoints.{name}"), format!("cannot be opened: {error}"));
                     let problem = problem.with_help("all entry points stay as they were");
                     return Prepared { problems: problem.into(), ..Prepared::nothing(running) };
@@ -141,15 +198,10 @@ impl Doors {
         let Prepared { install, opened, taken, bounds, .. } = prepared;
         let mut state = self.state.lock();
         let mut old = Vec::new();
-        for (name, (grip, crowd)) in opened {
-            let Some(entry_point) = install.entry_points.get(&name) else { continue };
+        for (name, open) in opened {
             state.numbers += 1;
-            let socket = sockets::name(&name, entry_point);
-            let is_same =
-                |open: &Open| open.socket.protocol == socket.protocol && open.socket.address == socket.address;
-            let is_held = state.open.values().any(|open| open.is_held && taken.contains(&open.number) && is_same(open));
-            let open = Open { number: state.numbers, socket, grip, crowd, is_held };
             open.begin();
+            let open = Open { number: state.numbers, ..open };
             old.extend(state.open.insert(name, open));
         }
         let gone: Vec<Name> =
@@ -168,64 +220,19 @@ impl Doors {
                 note(name, open.grip.sockets().and_then(|sockets| sockets.set_reuse_port(true)));
             }
         }
-        let closed = old.iter().map(|open| open.grip.clone()).collect();
+        let mut closed = Vec::new();
         for open in old {
-            let is_taken = taken.contains(&open.number);
-            if open.is_held && !is_taken {
+            let is_had = |at: &usize| state.open.values().any(|open| open.held.contains(at));
+            if !open.held.is_empty() && !open.held.iter().any(is_had) {
                 log::warn!("systemd listens for {} still: whoever connects there waits in vain", open.socket);
             }
-            self.leave(&mut state, open, is_taken, (&install, running));
+            let is_taken = taken.contains(&open.number);
+            closed.extend(self.leave(&mut state, open, is_taken, (&install, running)));
         }
         for leaving in state.leaving.iter().filter(|leaving| taken.contains(&leaving.number)) {
             leaving.grip.let_go();
         }
         closed
-    }
-
-    /// Ends one that has been replaced, or is to be closed, without hurting anyone.
-    ///
-    /// As the process goes on, nobody has to end because options are others: then whatever has begun has all the time that it needs. Only
-    /// those of an entry point that is gone are cut when their time is up, and sessions at an address that nobody is to use any more.
-    fn leave(&self, state: &mut State, open: Open, is_taken: bool, (install, running): (&Install, &Install)) {
-        let Open { number, socket, grip, .. } = open;
-        let before = running.entry_points.get(&socket.entry_point);
-        let plan = before.map_or_else(drain::Plan::default, |before| options::drain_one(install, before));
-        let is_there = install.entry_points.contains_key(&socket.entry_point);
-        log::info!(event = "leaving"; "{socket} is left: {}", grip.active());
-        grip.set_draining(Draining::On);
-        if is_taken {
-            grip.let_go();
-        } else if is_there || plan.accept_grace.is_zero() {
-            grip.close();
-        }
-        let has_all_time = is_there && (is_taken || socket.protocol == Protocol::Tcp);
-        state.leaving.push(Leaving { number, socket, grip: grip.clone() });
-        let doors = self.this.clone();
-        let task = async move {
-            if has_all_time {
-                grip.close_idle(plan.idle_spread);
-                grip.closed().await;
-                grip.over().await;
-            } else {
-                let door = Arc::new(grip);
-                drain::run(Drain::new(plan, Cause::Stop, Instant::now()), door, std::future::pending()).await;
-            }
-            if let Some(doors) = doors.upgrade() {
-                doors.forget(number);
-            }
-        };
-        tokio::spawn(task);
-    }
-
-    /// One that was left has ended.
-    fn forget(&self, number: u64) {
-        let mut state = self.state.lock();
-        state.leaving.retain(|leaving| leaving.number != number);
-        let is_left = |carries: Carries, name: &str| {
-            let protocol = sockets::protocol(carries);
-            state.leaving.iter().any(|one| one.socket.protocol == protocol && one.socket.entry_point.as_str() == name)
-        };
-        self.app.forget(is_left);
     }
 }
 
@@ -236,15 +243,16 @@ impl State {
             number: open.number,
             socket: open.socket.clone(),
             grip: open.grip.clone(),
-            is_owned: true,
-            is_held: open.is_held,
+            // What was closed for a successor's sake is nobody's.
+            is_owned: open.grip.is_open(),
+            held: open.held.clone(),
         });
         let left = self.leaving.iter().map(|leaving| Standing {
             number: leaving.number,
             socket: leaving.socket.clone(),
             grip: leaving.grip.clone(),
             is_owned: false,
-            is_held: false,
+            held: leaving.held.clone(),
         });
         owned.chain(left).collect()
     }
@@ -261,7 +269,7 @@ impl Open {
 pub(super) struct Prepared {
     /// The settings that shall be in force.
     pub(super) install: Arc<Install>,
-    opened: BTreeMap<Name, (Grip, Arc<AtomicUsize>)>,
+    opened: BTreeMap<Name, Open>,
     taken: BTreeSet<u64>,
     bounds: Vec<Name>,
     /// What cannot be done, and stays as it was.
@@ -283,6 +291,13 @@ pub(super) async fn until_closed(grips: &[Grip]) {
     }
 }
 
+/// Whether two names are of one socket, which may have another entry point by now.
+fn is_same(one: &SocketName, other: &SocketName) -> bool {
+    // Where the system chooses the port, addresses do not tell.
+    let is_told = !one.address.ends_with(":0") || one.entry_point == other.entry_point;
+    one.protocol == other.protocol && one.address == other.address && is_told
+}
+
 fn note(name: &Name, shared: io::Result<()>) {
     if let Err(error) = shared {
         log::warn!("others cannot listen on the address of entry point {name}: {error}");
@@ -296,6 +311,7 @@ impl Door for Doors {
 
     fn close(&self) {
         self.each(Grip::close);
+        *self.held.lock() = Arc::default();
     }
 
     fn resume_accepting(&self) {

@@ -38,6 +38,14 @@ impl Grip {
         }
     }
 
+    /// Whether its sockets are not closed, nor about to be.
+    pub(super) fn is_open(&self) -> bool {
+        match self {
+            Self::Tcp(handle) => handle.is_open(),
+            Self::Udp(handle) => handle.is_open(),
+        }
+    }
+
     /// Duplicates of its sockets: one, or several for UDP; `NotConnected` if they are closed.
     pub(super) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
         match self {

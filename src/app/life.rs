@@ -18,10 +18,10 @@ use crate::observe::metrics::Upgrade;
 use crate::problem::Problems;
 use crate::process::command::{self, Answer, Command, Control, InsteadOf, Request};
 use crate::process::drain::{self, Cause, Drain};
-use crate::process::handover::{Bond, Departure, Successor};
+use crate::process::handover::{Bond, Departure, Successor, Word};
 use crate::process::{Handover, Inheritance, Signal, Signals, SocketName, Supervisor, systemd};
 
-use super::assemble::{Listener, Ready, Refusal, assemble};
+use super::assemble::{Listeners, Ready, Refusal, assemble};
 use super::doors::Doors;
 use super::opener::Opener;
 use super::reload;
@@ -90,6 +90,7 @@ impl Ready {
             traffic: traffic.handle().clone(),
             sender,
             taking_commands: Mutex::new(None),
+            bond: Mutex::new(None),
             told_to_end: AtomicBool::new(false),
         };
         let events = Events { signals, commands };
@@ -111,6 +112,8 @@ struct Life {
     sender: mpsc::Sender<Request>,
     /// The control socket's task.
     taking_commands: Mutex<Option<JoinHandle<()>>>,
+    /// The way to the predecessor, while there may be one.
+    bond: Mutex<Option<Bond>>,
     /// Whether a signal has asked this process to end after it had handed over.
     told_to_end: AtomicBool,
 }
@@ -133,7 +136,7 @@ enum End {
 impl Life {
     async fn live(
         self,
-        listeners: Vec<Listener>,
+        listeners: Listeners,
         inheritance: Option<Inheritance>,
         mut events: Events,
         invitation: Option<String>,
@@ -168,16 +171,18 @@ impl Life {
         if let Some(invitation) = invitation {
             cli::tell(invitation);
         }
-        self.serve(&doors, &mut events, bond).await
+        *self.bond.lock() = bond;
+        self.serve(&doors, &mut events).await
     }
 
     /// Serves, hands over, takes back, drains; returns when it is over.
-    async fn serve(&self, doors: &Arc<Doors>, events: &mut Events, mut bond: Option<Bond>) -> Exit {
+    async fn serve(&self, doors: &Arc<Doors>, events: &mut Events) -> Exit {
         loop {
             let watchdog = self.feed_watchdog();
             let end = self.wait_for_end(doors, events).await;
             // Whatever the end is, our own predecessor is not to take over again when this process is gone.
-            if let Some(bond) = bond.take() {
+            let bond = self.bond.lock().take();
+            if let Some(bond) = bond {
                 bond.leave();
             }
             match end {
@@ -196,7 +201,10 @@ impl Life {
                         log::info!(event = "handed-over"; "the new process serves; this one ends");
                         return Exit::Ok;
                     }
-                    drain::resume(&**doors);
+                    let again = doors.clone();
+                    if let Err(error) = tokio::task::spawn_blocking(move || again.reopen()).await {
+                        log::error!("not all entry points are open again: {error}");
+                    }
                     self.take_commands(InsteadOf::Process(heir)).await;
                     self.supervisor.ready();
                 }
@@ -206,11 +214,18 @@ impl Life {
 
     /// Drains while the successor serves. Whether that is over; `false` if the successor died and this process is needed again.
     async fn follow(&self, doors: &Arc<Doors>, mut successor: Successor, events: &mut Events) -> bool {
+        doors.close_dropped(successor.unclaimed());
         let drain = self.drain(doors, Some(successor.pid()), events);
         let mut drain = pin!(drain);
-        let departure = tokio::select! {
-            () = &mut drain => return true,
-            departure = successor.departure() => departure,
+        let departure = loop {
+            let word = tokio::select! {
+                () = &mut drain => return true,
+                word = successor.word() => word,
+            };
+            match word {
+                Word::Dropped(names) => doors.close_dropped(&names),
+                Word::Gone(departure) => break departure,
+            }
         };
         match departure {
             // It handed over itself or was stopped on purpose. In either case our sockets are of no more use, and nobody shall
@@ -288,6 +303,11 @@ impl Life {
     async fn reload(&self, doors: &Arc<Doors>) -> Answer {
         self.supervisor.reloading();
         let answer = reload::reload(&self.app, doors).await;
+        // Of what is closed here now a predecessor may have duplicates, as long as it drains.
+        let dropped = doors.take_dropped();
+        if let Some(bond) = &*self.bond.lock() {
+            bond.drop_sockets(&dropped);
+        }
         self.supervisor.ready();
         answer
     }
@@ -413,7 +433,7 @@ impl Life {
         }
     }
 
-    fn open_doors(&self, listeners: Vec<Listener>) -> std::io::Result<Arc<Doors>> {
+    fn open_doors(&self, listeners: Listeners) -> std::io::Result<Arc<Doors>> {
         let opener = Opener::new(self.app.clone(), self.access_log.clone(), self.traffic.clone());
         Doors::open(self.app.clone(), opener, listeners)
     }

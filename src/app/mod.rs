@@ -34,6 +34,7 @@ mod assemble;
 mod change;
 mod doors;
 mod grip;
+mod held;
 mod life;
 mod opener;
 mod options;

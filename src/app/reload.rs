@@ -56,7 +56,7 @@ impl Loaded {
             Some(reread) => following::entry_points(&running, &reread.written, &reread.problems),
             None => running.entry_points.clone(),
         };
-        let prepared = match wanted == running.entry_points {
+        let prepared = match wanted == running.entry_points && doors.is_all_open() {
             true => Prepared::nothing(running.clone()),
             false => doors.prepare(wanted),
         };
@@ -73,7 +73,7 @@ impl Loaded {
         }
         let waiting = reread.map(|reread| reread.waiting(app, runtime, &undone, &outcome.problems)).unwrap_or_default();
         waiting.report();
-        Self { outcome, changed, is_whole: undone.is_empty(), closed, waiting }
+        Self { outcome, changed, is_whole: !undone.has_errors(), closed, waiting }
     }
 
     fn answer(self) -> Answer {

@@ -50,7 +50,7 @@ impl Reread {
         let mut settings = if is_unreadable { Vec::new() } else { difference::between(&app.install(), &written) };
         settings.retain(|difference| {
             !problems.iter().any(|problem| difference.follows_from(problem))
-                && !undone.iter().any(|problem| difference.follows_from(&entry_point_of(problem)))
+                && !undone.iter().any(|undone| undone.is_error() && difference.follows_from(&entry_point_of(undone)))
         });
         if !problems.has_errors() && !settings.is_empty() {
             // What only joining the parts tells, as `check` does.

@@ -9,7 +9,7 @@ use socket2::SockRef;
 use crate::config::EntryPoint;
 use crate::config::address::Protocol as Written;
 use crate::problem::Problem;
-use crate::process::{Protocol, SocketName};
+use crate::process::{BoundBy, Protocol, SocketName};
 use crate::traffic::{entrypoint, udp};
 use crate::units::Name;
 
@@ -52,6 +52,7 @@ pub(super) fn name(name: &Name, EntryPoint { address, .. }: &EntryPoint) -> Sock
         entry_point: name.clone(),
         protocol: protocol(address.protocol),
         address: format!("{host}:{}", address.port),
+        bound_by: BoundBy::Gateway,
     }
 }
 

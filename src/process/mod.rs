@@ -8,6 +8,6 @@ pub mod systemd;
 
 pub use command::Command;
 pub use drain::{Door, Drain};
-pub use handover::{Handover, Inheritance, Protocol, SocketName, Sockets};
+pub use handover::{BoundBy, Handover, Inheritance, Protocol, SocketName, Sockets};
 pub use signals::{Signal, Signals};
 pub use systemd::Supervisor;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 
-use super::handover::{Protocol, SocketName, Sockets};
+use super::handover::{BoundBy, Protocol, SocketName, Sockets};
 use crate::units::Name;
 
 /// The supervisor that started us, if there is one: it listens on `NOTIFY_SOCKET`.
@@ -134,7 +134,7 @@ pub fn adopt_sockets() -> (Sockets, Vec<String>) {
     for at in 0..sockets.len() {
         let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown");
         match adopt(&mut sockets, at).and_then(|socket| named(name, socket)) {
-            Ok((name, socket)) => adopted.0.offer_anywhere(name, socket),
+            Ok((name, socket)) => adopted.0.offer(name, socket),
             Err(error) => adopted.1.push(format!("socket `{name}` from systemd: {error}")),
         }
     }
@@ -170,7 +170,7 @@ fn named(name: &str, socket: OwnedFd) -> io::Result<(SocketName, OwnedFd)> {
             }
         }
     }
-    Ok((SocketName { entry_point: Name::from(name), protocol, address }, socket))
+    Ok((SocketName { entry_point: Name::from(name), protocol, address, bound_by: BoundBy::Systemd }, socket))
 }
 
 #[cfg(test)]

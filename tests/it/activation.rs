@@ -4,7 +4,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use portcullis::process::{Protocol, SocketName, systemd};
+use portcullis::process::{BoundBy, Protocol, SocketName, systemd};
 
 /// Descriptors 3, 4 and 5 are TCP, UDP and a plain file; the shell's own process becomes the service, as under systemd.
 const SCRIPT: &str = "exec 3<&0 4<&1 5</dev/null 0</dev/null 1>/dev/null; \
@@ -53,11 +53,12 @@ fn adopts() {
         entry_point: entry_point.into(),
         protocol,
         address: "wherever".to_owned(),
+        bound_by: BoundBy::Gateway,
     };
     assert!(sockets.claim(&name("web", Protocol::Udp)).is_none());
-    let web = sockets.claim(&name("web", Protocol::Tcp)).unwrap();
+    let web = sockets.claim(&name("web", Protocol::Tcp)).unwrap().socket;
     TcpListener::from(web).local_addr().unwrap();
-    let dns = sockets.claim(&name("dns", Protocol::Udp)).unwrap();
+    let dns = sockets.claim(&name("dns", Protocol::Udp)).unwrap().socket;
     UdpSocket::from(dns).local_addr().unwrap();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].contains("`unknown`"), "{problems:?}");

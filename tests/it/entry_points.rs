@@ -1,173 +1,18 @@
 //! Entry points that are added, changed and removed by a reload, while clients are there.
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::TcpStream;
 
-use crate::harness::gateway::Gateway;
+use crate::harness::house::{
+    House, KEPT, ask, client, echo, free, get, lines, listening, refuses, says_back, texts, until_refused, websocket,
+};
 use crate::harness::peer::{PATIENCE, Peer, soon, until};
-use crate::harness::server::{Server, Step, ok};
-use crate::harness::tool::{Told, Tool};
+use crate::harness::tool::Tool;
 use crate::tcp::parrot;
-
-/// An address for a program that binds it itself: none that the system gives to the many clients of the other tests.
-fn free() -> SocketAddr {
-    let ports = std::iter::repeat_with(|| fastrand::u16(20_000..30_000));
-    let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let is_free = |address: &SocketAddr| {
-        std::net::TcpListener::bind(address).is_ok() && std::net::UdpSocket::bind(address).is_ok()
-    };
-    addresses.find(is_free).unwrap()
-}
-
-/// What an answer says of its connection that does not end it.
-const KEPT: Option<&str> = Some("keep-alive");
-
-/// A gateway whose static configuration is a file that tests rewrite.
-struct House {
-    gateway: Gateway,
-    server: Server,
-    file: PathBuf,
-    heirs: Vec<u32>,
-}
-
-impl House {
-    /// With these entry points, each a line of YAML, and this beside the routers to the server.
-    async fn start(entry_points: &[&str], dynamic: &str) -> Self {
-        Self::with(entry_points, "", dynamic).await
-    }
-
-    /// With more static configuration.
-    async fn with(entry_points: &[&str], more: &str, dynamic: &str) -> Self {
-        let server = server().await;
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("static.yaml");
-        fs::write(&file, text(&folder.path().display().to_string(), entry_points, more)).unwrap();
-        fs::write(folder.path().join("dynamic.yaml"), routing(&server, dynamic)).unwrap();
-        let argument = file.display().to_string();
-        let gateway = Gateway::bare(&["run", "--configFile", &argument], folder).await;
-        Self { gateway, server, file, heirs: Vec::new() }
-    }
-
-    fn write(&self, entry_points: &[&str], more: &str) {
-        fs::write(&self.file, text(&self.gateway.folder().display().to_string(), entry_points, more)).unwrap();
-    }
-
-    /// Has these entry points come into force.
-    async fn reload(&self, entry_points: &[&str]) -> Told {
-        self.write(entry_points, "");
-        self.gateway.told("reload").await
-    }
-
-    /// The same, of which nothing may fail.
-    async fn follow(&self, entry_points: &[&str]) -> Told {
-        let told = self.reload(entry_points).await;
-        assert_eq!(told.code, Some(0), "{told:?}");
-        told
-    }
-
-    async fn upgrade(&mut self) -> u32 {
-        let told = self.gateway.told("upgrade").await;
-        assert_eq!(told.code, Some(0), "{told:?}");
-        let heir = told.out.split(' ').find_map(|word| word.parse().ok()).unwrap();
-        self.heirs.push(heir);
-        heir
-    }
-}
-
-impl Drop for House {
-    fn drop(&mut self) {
-        for pid in self.heirs.iter().filter_map(|pid| i32::try_from(*pid).ok().and_then(Pid::from_raw)) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
-}
-
-fn text(folder: &str, entry_points: &[&str], more: &str) -> String {
-    let entry_points: String = entry_points.iter().map(|line| format!("  {line}\n")).collect();
-    format!(
-        "entryPoints:\n{entry_points}log: {{filePath: {folder}/process.log, level: DEBUG, format: json}}\n\
-         control: {{socket: {folder}/control}}\nproviders: {{providersThrottleDuration: 10ms, \
-         file: {{filename: {folder}/dynamic.yaml}}}}\nthreads: 2\n{more}\n"
-    )
-}
-
-/// Everything goes to the server, and what comes in at `more` may go there by a router of its own.
-fn routing(server: &Server, more: &str) -> String {
-    format!(
-        "http:
-  routers:
-    all: {{rule: 'PathPrefix(`/`)', service: one}}
-    only: {{rule: 'Path(`/only`)', entryPoints: [more], service: one, middlewares: [tag]}}
-  middlewares:
-    tag: {{headers: {{customResponseHeaders: {{X-Tag: only}}}}}}
-  services: {{one: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}}}
-{more}",
-        server.url()
-    )
-}
-
-async fn server() -> Server {
-    Server::start(|received| match received.path() {
-        "/ws" => vec![
-            Step::Send(
-                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_vec(),
-            ),
-            Step::Echo,
-        ],
-        "/held" => [vec![Step::WaitForTest], ok("held")].concat(),
-        _ => ok("ok"),
-    })
-    .await
-}
-
-fn texts(lines: &[String]) -> Vec<&str> {
-    lines.iter().map(String::as_str).collect()
-}
-
-async fn websocket(address: SocketAddr) -> Peer {
-    let mut peer = Peer::connect(address).await;
-    peer.send(
-        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-    )
-    .await;
-    assert_eq!(peer.response_to("GET").await.unwrap().status, 101);
-    peer
-}
-
-async fn says_back(peer: &mut Peer, words: &str) {
-    peer.send(words).await;
-    assert_eq!(peer.bytes(words.len()).await, words.as_bytes());
-}
-
-async fn get(address: SocketAddr, target: &str) -> u16 {
-    Peer::connect(address).await.get(target, "").await.status
-}
-
-async fn refuses(address: SocketAddr) -> bool {
-    TcpStream::connect(address).await.is_err()
-}
-
-async fn until_refused(address: SocketAddr) {
-    let by = Instant::now() + PATIENCE;
-    while !refuses(address).await {
-        assert!(Instant::now() < by, "{address} is still open");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// The lines that a reload says beside its first.
-fn lines(told: &Told) -> Vec<&str> {
-    told.out.lines().skip(1).collect()
-}
 
 #[tokio::test]
 async fn entry_points_are_added_changed_and_removed() {
@@ -382,21 +227,6 @@ async fn changes_under_load_lose_nothing() {
     for socket in &mut sockets {
         says_back(socket, "the old process").await;
     }
-}
-
-/// TCP sockets of a process that listen.
-fn listening(pid: u32) -> usize {
-    let links =
-        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|it| fs::read_link(it.unwrap().path()).ok());
-    let inodes: BTreeSet<String> = links
-        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned()))
-        .collect();
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap();
-    // Columns: number, local, remote, state (0A listens), queues, timer, retransmits, uid, timeout, inode.
-    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let inodes_of =
-        rows.filter(|row| row.len() > 9 && row[3] == "0A" && inodes.contains(row[9])).map(|row| row[9].to_owned());
-    inodes_of.collect::<BTreeSet<_>>().len()
 }
 
 #[tokio::test]
@@ -624,33 +454,6 @@ async fn what_is_counted_goes_with_its_entry_point() {
     assert_eq!(house.gateway.told("reload").await.code, Some(0));
     assert_eq!(get(more, "/x").await, 200);
     assert!(page().await.contains("entrypoint=\"more\""));
-}
-
-/// Servers for datagrams that say who asked, and what.
-async fn echo(name: &'static str) -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = vec![0; 1 << 10];
-        while let Ok((_, from)) = socket.recv_from(&mut buffer).await {
-            let _ = socket.send_to(format!("{name} {}", from.port()).as_bytes(), from).await;
-        }
-    });
-    address
-}
-
-async fn client(address: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    socket.connect(address).await.unwrap();
-    socket
-}
-
-/// Who answered, and in which session.
-async fn ask(client: &UdpSocket) -> String {
-    let mut buffer = [0; 100];
-    client.send(b"?").await.unwrap();
-    let length = soon(client.recv(&mut buffer)).await.unwrap();
-    String::from_utf8_lossy(&buffer[..length]).into_owned()
 }
 
 #[tokio::test]

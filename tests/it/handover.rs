@@ -10,8 +10,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use portcullis::process::handover::{Deadlines, Departure, Failure, Handover};
-use portcullis::process::{Protocol, SocketName};
+use portcullis::process::handover::{Deadlines, Departure, Failure, Handover, Word};
+use portcullis::process::{BoundBy, Protocol, SocketName};
 
 const PATIENT: Deadlines = Deadlines { ready: Duration::from_secs(30), accepting: Duration::from_secs(30) };
 const HASTY: Deadlines = Deadlines { ready: Duration::from_millis(1500), accepting: Duration::from_millis(300) };
@@ -26,7 +26,8 @@ fn to(role: &str) -> Handover {
 }
 
 fn name(entry_point: &str, protocol: Protocol, address: impl ToString) -> SocketName {
-    SocketName { entry_point: entry_point.into(), protocol, address: address.to_string() }
+    let (entry_point, address) = (entry_point.into(), address.to_string());
+    SocketName { entry_point, protocol, address, bound_by: BoundBy::Gateway }
 }
 
 fn web() -> (TcpListener, SocketName) {
@@ -87,7 +88,8 @@ async fn a_good_heir_serves_all_kinds_of_sockets() {
     assert_eq!(&buffer[..length], pid.as_bytes());
 
     assert!(matches!(handover.begin(&[], b"").await, Err(Failure::Underway)), "one at a time");
-    assert_eq!(successor.departure().await, Departure::Left);
+    assert_eq!(successor.word().await, Word::Dropped(vec![name("web", Protocol::Tcp, "web")]));
+    assert_eq!(successor.word().await, Word::Gone(Departure::Left));
     drop(successor);
     handover.begin(&[], b"").await.unwrap();
 }
@@ -166,7 +168,7 @@ async fn a_death_after_go_lets_the_ancestor_resume() {
 
     let heir = to("dies_accepting").begin(&sockets, b"").await.unwrap();
     let mut successor = heir.go().await.unwrap();
-    let Departure::Died(how) = successor.departure().await else { panic!("it did not leave on purpose") };
+    let Word::Gone(Departure::Died(how)) = successor.word().await else { panic!("it did not leave on purpose") };
     assert!(how.contains("signal: 6"), "{how}");
     // The socket is still ours and accepts.
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -221,7 +223,8 @@ mod role {
     #[ignore = "a role of a child process"]
     fn serves() {
         let Some(mut inheritance) = inherited() else { return };
-        let mut claim = |called: &str, protocol| inheritance.sockets().claim(&name(called, protocol, called));
+        let mut claim =
+            |called: &str, protocol| inheritance.sockets().claim(&name(called, protocol, called)).map(|it| it.socket);
         let (tcp, udp, unix) =
             (claim("web", Protocol::Tcp), claim("dns", Protocol::Udp), claim("local", Protocol::Unix));
         blocking(async move {
@@ -244,6 +247,7 @@ mod role {
                 let (_, peer) = udp.recv_from(&mut [0; 8]).await.unwrap();
                 udp.send_to(pid.as_bytes(), peer).await.unwrap();
             }
+            bond.drop_sockets(&[name("web", Protocol::Tcp, "web")]);
             bond.leave();
         });
     }
@@ -254,7 +258,7 @@ mod role {
         let Some(mut inheritance) = inherited() else { return };
         let names: Vec<SocketName> = inheritance.sockets().unclaimed().cloned().collect();
         let held: Vec<OwnedFd> =
-            names.iter().step_by(2).map(|name| inheritance.sockets().claim(name).unwrap()).collect();
+            names.iter().step_by(2).map(|name| inheritance.sockets().claim(name).unwrap().socket).collect();
         inheritance.ready().unwrap();
         blocking(async { drop(inheritance.wait_go().await) });
         drop(held);

@@ -250,6 +250,15 @@ pub enum Departure {
     Died(String),
 }
 
+/// What a successor has to say while its predecessor drains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// It is gone.
+    Gone(Departure),
+    /// It has closed these sockets: nobody is to wait there any more.
+    Dropped(Vec<SocketName>),
+}
+
 /// A successor that accepts. While it lives, no other upgrade begins here.
 #[derive(Debug)]
 pub struct Successor {
@@ -273,19 +282,21 @@ impl Successor {
         self.life.send(rustix::process::Signal::HUP);
     }
 
-    /// Waits until it goes. Await it while draining; if it died, resume accepting. Safe to drop and call again.
-    pub async fn departure(&mut self) -> Departure {
-        loop {
+    /// Waits until it says something, or goes. Await it while draining; if it died, resume accepting. Safe to drop and call again.
+    pub async fn word(&mut self) -> Word {
+        let departure = loop {
             match self.life.channel.receive().await {
-                Ok(Some((Message::Leaving, _))) => return Departure::Left,
+                Ok(Some((Message::Leaving, _))) => break Departure::Left,
+                Ok(Some((Message::Dropped { names }, _))) => return Word::Dropped(names),
                 Ok(Some((other, _))) => log::warn!("the successor said {other:?} out of turn"),
-                Ok(None) => return Departure::Died(self.life.ending().await),
+                Ok(None) => break Departure::Died(self.life.ending().await),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     log::warn!("the successor cannot be understood: {error}");
                 }
-                Err(error) => return Departure::Died(format!("lost: {error}")),
+                Err(error) => break Departure::Died(format!("lost: {error}")),
             }
-        }
+        };
+        Word::Gone(departure)
     }
 }
 

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::message::{MAX_SOCKETS, Message, Secrets};
-use super::{Sockets, VARIABLE};
+use super::message::{MAX_SOCKETS, Message, Secrets, packets};
+use super::{SocketName, Sockets, VARIABLE};
 
 /// The ancestor sends its sockets as the first thing; slower than this, it is not well.
 const SOCKETS_WITHIN: Duration = Duration::from_secs(10);
@@ -191,6 +191,19 @@ impl Bond {
         let _ = self.channel.send_by(&Message::Leaving, Instant::now() + SENT_WITHIN);
     }
 
+    /// Says that nobody is to wait at these sockets any more, of which the old process has duplicates: so that whoever connects there is
+    /// refused, and the address is free, although it still drains.
+    pub fn drop_sockets(&self, names: &[SocketName]) {
+        for names in packets(names).into_iter().filter(|names| !names.is_empty()) {
+            let message = Message::Dropped { names: names.to_vec() };
+            if let Err(error) = self.channel.send_by(&message, Instant::now() + SENT_WITHIN)
+                && !hung_up(&error)
+            {
+                log::warn!("cannot tell the old process which sockets are closed: {error}");
+            }
+        }
+    }
+
     /// Waits until the old process has drained and is gone.
     pub async fn ancestor_gone(&self) {
         while let Ok(Some(_)) = self.channel.receive().await {}
@@ -218,7 +231,7 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
-    use super::super::{Protocol, SocketName};
+    use super::super::{BoundBy, Protocol};
     use super::*;
 
     fn pair() -> (Channel, OwnedFd) {
@@ -233,7 +246,8 @@ mod tests {
     async fn an_ancestor_that_dies_leaves_its_sockets_to_us() {
         let (ancestor, ours) = pair();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let name = SocketName { entry_point: "dns".into(), protocol: Protocol::Udp, address: ":53".to_owned() };
+        let (address, bound_by) = (":53".to_owned(), BoundBy::Gateway);
+        let name = SocketName { entry_point: "dns".into(), protocol: Protocol::Udp, address, bound_by };
         let sockets = Message::Sockets { names: vec![name.clone()], last: true };
         ancestor.send(&Message::Secrets(Secrets(b"keys".to_vec())), &[]).await.unwrap();
         ancestor.send(&sockets, &[socket.as_fd()]).await.unwrap();
@@ -260,7 +274,8 @@ mod tests {
         assert!(matches!(Inheritance::receive(ours, Instant::now()), Err(Denied::Silent)));
 
         let (ancestor, ours) = pair();
-        let names = vec![SocketName { entry_point: "a".into(), protocol: Protocol::Tcp, address: String::new() }];
+        let (address, bound_by) = (String::new(), BoundBy::Gateway);
+        let names = vec![SocketName { entry_point: "a".into(), protocol: Protocol::Tcp, address, bound_by }];
         ancestor.send(&Message::Sockets { names, last: true }, &[]).await.unwrap();
         assert!(matches!(Inheritance::receive(ours, soon()), Err(Denied::Garbled(_))), "named, but not sent");
         let told = ancestor.receive().await.unwrap();

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::sockets::{Protocol, SocketName};
+use super::sockets::{BoundBy, Protocol, SocketName};
 
 /// The version of everything but `failed`.
 pub(super) const VERSION: u8 = 1;
@@ -56,6 +56,8 @@ pub(super) enum Message {
     Accepting,
     /// New to old: I end on purpose; do not take over again.
     Leaving,
+    /// New to old: nobody is to wait at these sockets any more. Close them until you take over again.
+    Dropped { names: Vec<SocketName> },
 }
 
 /// Why a packet was not understood.
@@ -76,13 +78,9 @@ impl Message {
         match self {
             Self::Sockets { names, last } => {
                 packet.push(u8::from(*last));
-                put_number(&mut packet, names.len())?;
-                for name in names {
-                    packet.push(protocol_byte(name.protocol));
-                    put_text(&mut packet, name.entry_point.as_str())?;
-                    put_text(&mut packet, &name.address)?;
-                }
+                put_names(&mut packet, names)?;
             }
+            Self::Dropped { names } => put_names(&mut packet, names)?,
             Self::Ready { unclaimed } => {
                 put_number(&mut packet, unclaimed.len())?;
                 unclaimed.iter().for_each(|index| packet.extend(index.to_be_bytes()));
@@ -123,6 +121,7 @@ impl Message {
             4 => Self::Go,
             5 => Self::Accepting,
             6 => Self::Leaving,
+            8 => Self::Dropped { names: reader.names()? },
             7 if rest.len() <= MAX_SECRETS => return Ok(Self::Secrets(Secrets(rest.to_vec()))),
             _ => return Err(Garbled::Malformed),
         };
@@ -138,6 +137,7 @@ impl Message {
             Self::Accepting => 5,
             Self::Leaving => 6,
             Self::Secrets(_) => 7,
+            Self::Dropped { .. } => 8,
         }
     }
 }
@@ -167,21 +167,28 @@ impl Reader<'_> {
             1 => true,
             _ => return Err(Garbled::Malformed),
         };
+        Ok(Message::Sockets { names: self.names()?, last })
+    }
+
+    fn names(&mut self) -> Result<Vec<SocketName>, Garbled> {
         let count = usize::from(self.number()?);
         if count > MAX_SOCKETS_PER_MESSAGE {
             return Err(Garbled::Malformed);
         }
         let mut names = Vec::with_capacity(count);
         for _ in 0..count {
-            let protocol = match self.byte()? {
+            let byte = self.byte()?;
+            let bound_by = if byte.is_ascii_uppercase() { BoundBy::Systemd } else { BoundBy::Gateway };
+            let protocol = match byte.to_ascii_lowercase() {
                 b't' => Protocol::Tcp,
                 b'u' => Protocol::Udp,
                 b'x' => Protocol::Unix,
                 _ => return Err(Garbled::Malformed),
             };
-            names.push(SocketName { protocol, entry_point: self.text()?.into(), address: self.text()?.to_owned() });
+            let (entry_point, address) = (self.text()?.into(), self.text()?.to_owned());
+            names.push(SocketName { entry_point, protocol, address, bound_by });
         }
-        Ok(Message::Sockets { names, last })
+        Ok(names)
     }
 
     fn ready(&mut self) -> Result<Message, Garbled> {
@@ -216,12 +223,27 @@ impl Reader<'_> {
     }
 }
 
-fn protocol_byte(protocol: Protocol) -> u8 {
-    match protocol {
+/// A small letter for what a gateway bound, a capital one for what systemd did.
+fn kind_byte(name: &SocketName) -> u8 {
+    let letter = match name.protocol {
         Protocol::Tcp => b't',
         Protocol::Udp => b'u',
         Protocol::Unix => b'x',
+    };
+    match name.bound_by {
+        BoundBy::Gateway => letter,
+        BoundBy::Systemd => letter.to_ascii_uppercase(),
     }
+}
+
+fn put_names(packet: &mut Vec<u8>, names: &[SocketName]) -> Result<(), Garbled> {
+    put_number(packet, names.len())?;
+    for name in names {
+        packet.push(kind_byte(name));
+        put_text(packet, name.entry_point.as_str())?;
+        put_text(packet, &name.address)?;
+    }
+    Ok(())
 }
 
 fn put_number(packet: &mut Vec<u8>, number: usize) -> Result<(), Garbled> {
@@ -249,7 +271,8 @@ mod tests {
     use super::*;
 
     fn name(entry_point: &str, address: &str) -> SocketName {
-        SocketName { entry_point: entry_point.into(), protocol: Protocol::Udp, address: address.to_owned() }
+        let (address, bound_by) = (address.to_owned(), BoundBy::Gateway);
+        SocketName { entry_point: entry_point.into(), protocol: Protocol::Udp, address, bound_by }
     }
 
     #[test]
@@ -293,10 +316,9 @@ mod tests {
 
     fn names() -> impl Strategy<Value = Vec<SocketName>> {
         let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Unix)];
-        let name = (".{0,40}", protocol, ".{0,40}").prop_map(|(entry_point, protocol, address)| SocketName {
-            entry_point: entry_point.into(),
-            protocol,
-            address,
+        let bound_by = prop_oneof![Just(BoundBy::Gateway), Just(BoundBy::Systemd)];
+        let name = (".{0,40}", protocol, ".{0,40}", bound_by).prop_map(|(entry_point, protocol, address, bound_by)| {
+            SocketName { entry_point: entry_point.into(), protocol, address, bound_by }
         });
         prop::collection::vec(name, 0..20)
     }
@@ -311,6 +333,7 @@ mod tests {
             reason in ".{0,200}",
         ) {
             for message in [
+                Message::Dropped { names: names.clone() },
                 Message::Sockets { names, last },
                 Message::Secrets(Secrets(secrets)),
                 Message::Ready { unclaimed },
@@ -326,7 +349,7 @@ mod tests {
         #[test]
         fn anything_may_come(noise: Vec<u8>, kind: u8) {
             let _ = Message::decode(&noise);
-            let mut framed = vec![MAGIC, VERSION, kind % 9];
+            let mut framed = vec![MAGIC, VERSION, kind % 10];
             framed.extend(u32::try_from(noise.len()).unwrap().to_be_bytes());
             framed.extend(&noise);
             if let Ok(message) = Message::decode(&framed) {

@@ -9,6 +9,7 @@
 //!                             ◀── `ready`, or `failed` with the reason
 //! old: `go`                   ──▶ new: accept
 //! old: stop accepting, drain  ◀── `accepting`
+//! old: close these as well    ◀── `dropped`, when a reload closes what both have
 //! ```
 //!
 //! Until `go` the old process may kill the new one; afterwards never. The end of the channel tells each of the other's death.
@@ -19,9 +20,9 @@ mod heir;
 mod message;
 mod sockets;
 
-pub use ancestor::{Deadlines, Departure, Failure, Handover, Heir, Successor};
+pub use ancestor::{Deadlines, Departure, Failure, Handover, Heir, Successor, Word};
 pub use heir::{Bond, Denied, Inheritance, Succession};
-pub use sockets::{Protocol, SocketName, Sockets};
+pub use sockets::{BoundBy, Claimed, Protocol, SocketName, Sockets};
 
 /// Environment variable that tells a new process that its standard input is the channel, and which version its parent speaks.
 pub const VARIABLE: &str = "PORTCULLIS_HANDOVER";

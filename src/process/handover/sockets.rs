@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
@@ -47,15 +48,38 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// Who bound a socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BoundBy {
+    /// This program, or one before it.
+    #[default]
+    Gateway,
+    /// systemd, which holds it as well: it is open for as long as its unit says.
+    Systemd,
+}
+
 /// Which socket: its entry point, what it carries, and its address as text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketName {
-    /// The entry point it belongs to.
+    /// The entry point it belongs to; that of its unit, if systemd bound it.
     pub entry_point: Name,
     /// What it carries.
     pub protocol: Protocol,
-    /// `[::]:443`, `127.0.0.1:80` or a path, always written the same way by one program version and the next.
+    /// `[::]:443`, `127.0.0.1:80` or a path, always written the same way by one program version and the next. Where it really is, if
+    /// systemd bound it.
     pub address: String,
+    /// Who bound it.
+    pub bound_by: BoundBy,
+}
+
+impl SocketName {
+    /// Whether its address, as text, is this one. Names of hosts are not resolved, and never are.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        match self.address.strip_prefix(':') {
+            Some(port) => address.ip().is_unspecified() && port.parse() == Ok(address.port()),
+            None => self.address.parse() == Ok(address),
+        }
+    }
 }
 
 impl fmt::Display for SocketName {
@@ -73,42 +97,56 @@ pub struct Sockets {
 #[derive(Debug)]
 struct Offer {
     name: SocketName,
-    /// systemd binds by its own unit file: whoever has the name gets the socket, whatever address it would have bound.
-    any_address: bool,
+    /// Where it is, if systemd bound it.
+    address: Option<SocketAddr>,
     socket: Option<OwnedFd>,
 }
 
+/// A socket that was on offer.
+#[derive(Debug)]
+pub struct Claimed {
+    /// What its giver calls it.
+    pub name: SocketName,
+    /// Itself, non-blocking and closed on exec.
+    pub socket: OwnedFd,
+}
+
 impl Sockets {
-    /// Offers a socket under the name its predecessor gave it.
-    pub(super) fn offer(&mut self, name: SocketName, socket: OwnedFd) {
-        self.offers.push(Offer { name, any_address: false, socket: Some(socket) });
+    /// Offers a socket under the name that its giver has for it.
+    pub fn offer(&mut self, name: SocketName, socket: OwnedFd) {
+        let is_systemds = name.bound_by == BoundBy::Systemd;
+        let address = is_systemds.then(|| rustix::net::getsockname(&socket).ok()?.try_into().ok()).flatten();
+        self.offers.push(Offer { name, address, socket: Some(socket) });
     }
 
-    /// Offers a socket to the entry point of that name, wherever it is bound.
-    pub fn offer_anywhere(&mut self, name: SocketName, socket: OwnedFd) {
-        self.offers.push(Offer { name, any_address: true, socket: Some(socket) });
-    }
-
-    /// Takes the socket for `name`, non-blocking and closed on exec.
+    /// Takes the socket for `name`.
     ///
-    /// First the one of exactly that name; then one that its giver bound for this entry point wherever it liked; then one with the
-    /// same address whose entry point had another name before, because that address cannot be bound twice.
-    pub fn claim(&mut self, name: &SocketName) -> Option<OwnedFd> {
+    /// First the one of exactly that name; then the one that systemd bound for this entry point, wherever it did: it binds by its own
+    /// unit files. Then one with the same address whose entry point had another name before, because that address cannot be bound twice.
+    pub fn claim(&mut self, name: &SocketName) -> Option<Claimed> {
         let at = self.fitting(name).next()?;
-        self.take(at, name)
+        self.take(at)
     }
 
     /// Takes all sockets for `name`: there are several where the system spreads what comes in, and one that nobody reads from would
     /// swallow its part. Chosen as by [`Sockets::claim`].
-    pub fn claim_all(&mut self, name: &SocketName) -> Vec<OwnedFd> {
+    pub fn claim_all(&mut self, name: &SocketName) -> Vec<Claimed> {
         let fitting: Vec<usize> = self.fitting(name).collect();
-        fitting.into_iter().filter_map(|at| self.take(at, name)).collect()
+        fitting.into_iter().filter_map(|at| self.take(at)).collect()
     }
 
-    fn take(&mut self, at: usize, name: &SocketName) -> Option<OwnedFd> {
-        let socket = self.offers.get_mut(at)?.socket.take()?;
+    /// Takes those of systemd that nobody has claimed.
+    pub fn take_held(&mut self) -> Vec<Claimed> {
+        let held = |offer: &Offer| offer.socket.is_some() && offer.name.bound_by == BoundBy::Systemd;
+        let held: Vec<usize> = (0..self.offers.len()).filter(|at| self.offers.get(*at).is_some_and(held)).collect();
+        held.into_iter().filter_map(|at| self.take(at)).collect()
+    }
+
+    fn take(&mut self, at: usize) -> Option<Claimed> {
+        let Offer { name, socket, .. } = self.offers.get_mut(at)?;
+        let socket = socket.take()?;
         match rustix::io::ioctl_fionbio(&socket, true) {
-            Ok(()) => Some(socket),
+            Ok(()) => Some(Claimed { name: name.clone(), socket }),
             Err(error) => {
                 log::warn!("cannot use the inherited socket {name}: {error}");
                 None
@@ -119,12 +157,15 @@ impl Sockets {
     /// Those that fit best, and are there.
     fn fitting<'s>(&'s self, name: &'s SocketName) -> impl Iterator<Item = usize> + 's {
         let fits = |offer: &Offer| {
-            let SocketName { entry_point, protocol, address } = &offer.name;
+            let SocketName { entry_point, protocol, address, bound_by } = &offer.name;
             match offer.socket.is_some() && *protocol == name.protocol {
                 false => None,
                 true if offer.name == *name => Some(0),
-                true if offer.any_address && *entry_point == name.entry_point => Some(1),
-                true => (*address == name.address).then_some(2),
+                true if *bound_by == BoundBy::Systemd && *entry_point == name.entry_point => Some(1),
+                true => {
+                    let is_there = *address == name.address || offer.address.is_some_and(|address| name.is_at(address));
+                    is_there.then_some(2)
+                }
             }
         };
         let best = self.offers.iter().filter_map(fits).min();
@@ -167,7 +208,12 @@ mod tests {
     use super::*;
 
     fn name(entry_point: &str, address: &str) -> SocketName {
-        SocketName { entry_point: entry_point.into(), protocol: Protocol::Tcp, address: address.to_owned() }
+        let bound_by = BoundBy::Gateway;
+        SocketName { entry_point: entry_point.into(), protocol: Protocol::Tcp, address: address.to_owned(), bound_by }
+    }
+
+    fn systemds(entry_point: &str, address: &str) -> SocketName {
+        SocketName { bound_by: BoundBy::Systemd, ..name(entry_point, address) }
     }
 
     fn socket() -> OwnedFd {
@@ -179,7 +225,7 @@ mod tests {
         let mut sockets = Sockets::default();
         sockets.offer(name("web", ":80"), socket());
         sockets.offer(name("web", ":81"), socket());
-        sockets.offer_anywhere(name("tls", "[::]:443"), socket());
+        sockets.offer(systemds("tls", "[::]:443"), socket());
         sockets.offer(name("old", ":90"), socket());
         assert!(sockets.claim(&name("web", ":81")).is_some());
         assert!(sockets.claim(&name("web", ":81")).is_none(), "claimed already, and :80 is another address");
@@ -198,13 +244,45 @@ mod tests {
         {
             sockets.offer(name, socket());
         }
-        sockets.offer_anywhere(name("log", "[::]:514"), socket());
-        sockets.offer_anywhere(name("log", "127.0.0.1:514"), socket());
+        sockets.offer(systemds("log", "[::]:514"), socket());
+        sockets.offer(systemds("log", "127.0.0.1:514"), socket());
         let mut count = |entry_point: &str, address: &str| sockets.claim_all(&name(entry_point, address)).len();
         assert_eq!((count("dns", ":53"), count("dns", ":53")), (2, 0));
         assert_eq!((count("log", ":514"), count("log", ":514")), (2, 0));
         assert_eq!((count("new", ":54"), count("new", ":54")), (2, 0), "renamed");
         assert_eq!(count("web", ":1"), 0);
+    }
+
+    #[test]
+    fn what_systemd_bound_is_known_as_such_wherever_it_goes() {
+        let (mut sockets, port) = (Sockets::default(), socket());
+        let at: SocketAddr = rustix::net::getsockname(&port).unwrap().try_into().unwrap();
+        sockets.offer(systemds("web", &at.to_string()), port);
+        sockets.offer(systemds("spare", "127.0.0.1:1"), socket());
+        sockets.offer(name("own", ":80"), socket());
+        // By address it is found as well, if nobody has its name.
+        let claimed = sockets.claim(&name("renamed", &at.to_string())).unwrap();
+        assert_eq!(claimed.name, systemds("web", &at.to_string()));
+        let held: Vec<SocketName> = sockets.take_held().into_iter().map(|claimed| claimed.name).collect();
+        assert_eq!(held, [systemds("spare", "127.0.0.1:1")]);
+        assert_eq!(sockets.close_unclaimed(), [2]);
+    }
+
+    #[test]
+    fn addresses_are_compared_as_they_are_meant() {
+        for (text, address, expected) in [
+            (":80", "[::]:80", true),
+            (":80", "0.0.0.0:80", true),
+            (":80", "127.0.0.1:80", false),
+            (":80", "[::]:81", false),
+            ("[::]:80", "[::]:80", true),
+            ("0.0.0.0:80", "[::]:80", false),
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("localhost:80", "127.0.0.1:80", false),
+            (":", "[::]:80", false),
+        ] {
+            assert_eq!(name("a", text).is_at(address.parse().unwrap()), expected, "{text} {address}");
+        }
     }
 
     #[test]

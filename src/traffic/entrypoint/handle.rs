@@ -41,6 +41,11 @@ impl Handle {
         self.address
     }
 
+    /// Whether the listening socket is not closed, nor about to be.
+    pub fn is_open(&self) -> bool {
+        matches!(*self.shared.accepting.borrow(), Accepting::Yes | Accepting::Paused)
+    }
+
     /// Takes no more connections; the socket stays open, so that a successor can take them, or we again.
     pub fn stop_accepting(&self) {
         self.shared.accepting.send_if_modified(|now| {

@@ -44,6 +44,11 @@ impl Handle {
         self.address
     }
 
+    /// Whether the sockets are not closed, nor about to be.
+    pub fn is_open(&self) -> bool {
+        matches!(*self.shared.reading.borrow(), Reading::Yes | Reading::Paused)
+    }
+
     /// Reads nothing more; the sockets stay open, so that a successor can read, or we again. Answers of servers go on to their
     /// clients.
     pub fn stop_reading(&self) {

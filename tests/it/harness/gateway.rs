@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -136,10 +137,35 @@ impl Gateway {
         Self::start(command, folder, "serving").await
     }
 
+    /// The same, with sockets that somebody else holds as well and passes on by these names, as systemd does: three at most. The shell
+    /// that does it becomes the program.
+    pub(crate) async fn activated(sockets: Vec<(&str, OwnedFd)>, arguments: &[&str], folder: TempDir) -> Self {
+        let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+        let moves: String = (0..names.len()).map(|at| format!(" {}<&{at}", at + 3)).collect();
+        let output = folder.path().join("output");
+        let script = format!(
+            "exec{moves} 0</dev/null 1>'{}' 2>&1; LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={} exec \"$0\" \"$@\"",
+            output.display(),
+            names.len(),
+            names.join(":")
+        );
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_portcullis")]).args(arguments);
+        command.env("RUNTIME_DIRECTORY", folder.path()).env_remove("NOTIFY_SOCKET");
+        let mut sockets = sockets.into_iter().map(|(_, socket)| Stdio::from(socket));
+        let mut next = || sockets.next().unwrap_or_else(Stdio::null);
+        command.stdin(next()).stdout(next()).stderr(next());
+        Self::spawn(command, folder, "serving").await
+    }
+
     /// Starts a command whose files lie in this folder, and waits until it says so.
     async fn start(mut command: Command, folder: TempDir, sign: &str) -> Self {
         let output = fs::File::create(folder.path().join("output")).expect("a file");
         command.stdin(Stdio::null()).stdout(output.try_clone().expect("a duplicate")).stderr(output);
+        Self::spawn(command, folder, sign).await
+    }
+
+    async fn spawn(mut command: Command, folder: TempDir, sign: &str) -> Self {
         let child = command.spawn().expect("the program starts");
         let mut gateway = Self { child, folder };
         gateway.serves(sign).await;

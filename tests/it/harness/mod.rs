@@ -5,6 +5,7 @@ pub(crate) mod door;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod h2_server;
+pub(crate) mod house;
 pub(crate) mod origin;
 pub(crate) mod others;
 pub(crate) mod page;

@@ -136,6 +136,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
+    /// Whether nothing comes for so long.
+    pub(crate) async fn is_silent_for(&mut self, time: Duration) -> bool {
+        let mut byte = [0; 1];
+        tokio::time::timeout(time, self.stream.read(&mut byte)).await.is_err()
+    }
+
     /// Exactly so many bytes.
     pub(crate) async fn bytes(&mut self, count: usize) -> Vec<u8> {
         self.try_bytes(count).await.expect("more bytes")
