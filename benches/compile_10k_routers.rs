@@ -89,6 +89,7 @@ impl Gateway {
         };
         let kit = Kit {
             entry_points: Arc::new(EntryPoints { tcp: vec![web], ..EntryPoints::default() }),
+            staples: false,
             internals: BTreeMap::new(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,

@@ -14,6 +14,8 @@ pub mod tls;
 
 pub mod config;
 pub mod snapshot;
+#[cfg(any(feature = "acme", feature = "ocsp"))]
+pub mod web;
 
 pub mod control;
 pub mod traffic;
@@ -21,6 +23,8 @@ pub mod traffic;
 pub mod admin;
 pub mod process;
 pub mod provider;
+#[cfg(feature = "ocsp")]
+pub mod stapling;
 
 pub mod app;
 pub mod check;

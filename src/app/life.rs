@@ -443,6 +443,7 @@ impl Life {
         let throttle = self.app.install().providers.providers_throttle_duration.or_zero();
         tokio::spawn(self.app.pipeline.clone().run(throttle));
         tokio::spawn(self.app.pipeline.clone().watch_files());
+        self.app.ask_responders();
         self.app.watch_providers();
     }
 

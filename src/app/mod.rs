@@ -19,12 +19,14 @@ use crate::control::{EntryPoints, Inbox, Kit, Pipeline, Status, Updates};
 use crate::observe::access_log::AccessLog;
 use crate::observe::export::Exporter;
 use crate::observe::metrics::Metrics;
-use crate::problem::{Problems, all};
+use crate::problem::{Problem, Problems, all};
 use crate::process::Signals;
 use crate::provider::{self, Provider};
 use crate::service::transport::Transport;
 use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
+#[cfg(feature = "ocsp")]
+use crate::stapling::Stapler;
 use crate::tls::{Challenges, Tickets, fallback};
 use crate::traffic::http::{EntryPointHttp, Gateway};
 use crate::traffic::{entrypoint, udp};
@@ -108,6 +110,8 @@ pub struct App {
     /// Where the gateway's own routers are published.
     own: Updates,
     providers: Vec<(Arc<dyn Provider>, Updates)>,
+    #[cfg(feature = "ocsp")]
+    stapler: Option<Arc<Stapler>>,
 }
 
 impl App {
@@ -142,6 +146,7 @@ impl App {
             entry_points: entry_points.clone(),
             internals,
             resolvers: install.certificates_resolvers.keys().cloned().collect(),
+            staples: install.ocsp.is_some(),
             default_syntax: install.core.default_rule_syntax,
             default_transport,
             default_tcp_transport,
@@ -165,6 +170,12 @@ impl App {
                 (provider, updates)
             })
             .collect();
+        #[cfg(feature = "ocsp")]
+        let stapler = stapler(&install, &status, &metrics)?;
+        #[cfg(not(feature = "ocsp"))]
+        if install.ocsp.is_some() {
+            return Err(Problem::at("ocsp", "this program was built without the feature `ocsp`").into());
+        }
         let current = Arc::new(Current::new());
         let pipeline = Pipeline::new(inbox.clone(), kit, current.clone(), status.clone(), metrics.clone());
         Ok(Self {
@@ -181,6 +192,8 @@ impl App {
             inbox,
             own,
             providers,
+            #[cfg(feature = "ocsp")]
+            stapler,
         })
     }
 
@@ -229,6 +242,14 @@ impl App {
             if let Err(problem) = provider.clone().watch(updates.clone()) {
                 log::warn!("changes of {} are not noticed: {problem}", provider.name());
             }
+        }
+    }
+
+    /// Has responders asked about certificates, on the runtime that the caller is in, if that is wanted.
+    pub fn ask_responders(&self) {
+        #[cfg(feature = "ocsp")]
+        if let Some(stapler) = &self.stapler {
+            tokio::spawn(stapler.clone().run());
         }
     }
 
@@ -287,6 +308,13 @@ impl App {
     }
 }
 
+/// Who asks responders about certificates.
+#[cfg(feature = "ocsp")]
+fn stapler(install: &Install, status: &Arc<Status>, metrics: &Arc<Metrics>) -> Result<Option<Arc<Stapler>>, Problem> {
+    let Some(settings) = &install.ocsp else { return Ok(None) };
+    Stapler::new(settings, status.clone(), metrics.clone()).map(|stapler| Some(Arc::new(stapler)))
+}
+
 /// Who gets certificates, and the service that proves to ACME servers that names are ours.
 #[cfg(feature = "acme")]
 fn resolvers(
@@ -312,7 +340,7 @@ fn resolvers(
         None => Ok(Vec::new()),
         Some(name) => {
             let message = "this program was built without the feature `acme`";
-            Err(crate::problem::Problem::at(format!("certificatesResolvers.{name}"), message).into())
+            Err(Problem::at(format!("certificatesResolvers.{name}"), message).into())
         }
     }
 }

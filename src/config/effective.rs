@@ -170,6 +170,9 @@ impl Reader<'_> {
             };
             refused.extend(found.under(&path));
         }
+        if let Some(ocsp) = &install.ocsp {
+            refused.extend(ocsp.problems().under("ocsp"));
+        }
         if let Some(ping) = &install.ping
             && !ping.manual_routing
             && !declared(&ping.entry_point)

@@ -9,7 +9,7 @@ use super::address::Protocol;
 use super::entry_points::{EntryPoint, EntryPoints};
 use super::resolvers::Resolvers;
 use crate::observe::{access_log, log, metrics};
-use crate::problem::Problem;
+use crate::problem::{Problem, Problems};
 use crate::service::{tcp, transport};
 use crate::units::{Duration, Name};
 
@@ -41,6 +41,9 @@ pub struct Install {
     /// Who gets certificates.
     #[serde(skip_serializing_if = "Resolvers::is_empty")]
     pub certificates_resolvers: Resolvers,
+    /// Whether the authorities of certificates are asked what they say of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<Ocsp>,
     /// The API and the dashboard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<Api>,
@@ -140,6 +143,31 @@ pub struct Global {
 pub struct Core {
     /// Syntax of a rule whose router does not name one.
     pub default_rule_syntax: RuleSyntax,
+}
+
+/// How responders (OCSP) are asked about certificates. What they answer is shown to clients.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Ocsp {
+    /// URLs that are asked instead, by the URL of the responder that a certificate names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub responder_overrides: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl Ocsp {
+    /// What cannot be asked.
+    pub(super) fn problems(&self) -> Problems {
+        let is_url = |url: &str| {
+            let uri = url.parse::<http::Uri>().ok();
+            uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some())
+        };
+        let wrong = self.responder_overrides.iter().filter(|(_, url)| !is_url(url));
+        wrong
+            .map(|(named, url)| {
+                Problem::at(format!("responderOverrides.{named}"), format!("`{url}` is no URL of HTTP"))
+            })
+            .collect()
+    }
 }
 
 /// Which rule language a router speaks.

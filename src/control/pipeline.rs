@@ -297,6 +297,7 @@ mod tests {
             metrics: metrics.clone(),
             tickets: Arc::default(),
             resolvers: ["le".into()].into(),
+            staples: false,
             fallback: fallback::certificate().unwrap(),
             runtime: runtime.handle().clone(),
             give_back: Some(give_back),

@@ -13,8 +13,8 @@ use crate::problem::Problem;
 
 use super::log;
 use super::meters::{EntryPointMeters, Meter, Refusal, ServiceMeters, Transport};
-use super::metrics::Metrics;
 use super::metrics::family::{self, Family, Requests};
+use super::metrics::{Metrics, Staples};
 use super::observation::{Key, SUITES};
 use super::process::Process;
 use super::series::Totals;
@@ -91,6 +91,8 @@ const FAMILIES: &[Family] = &[
     family::CONFIG_RELOADS,
     family::CONFIG_LAST_RELOAD,
     family::CERTIFICATE_END,
+    family::STAPLES,
+    family::RESPONDER_ANSWERS,
     family::OPEN_CONNECTIONS,
     family::SERVICE_RETRIES,
     family::SERVER_UP,
@@ -173,6 +175,14 @@ impl Live {
             let labels =
                 [("cn", &*certificate.common_name), ("sans", &*certificate.names), ("serial", &*certificate.serial)];
             page.add(family::CERTIFICATE_END, &labels, certificate.not_after as f64);
+        }
+        // Nobody asks responders before the first count.
+        let Some(Staples { valid, missing, revoked }) = *process.staples.lock() else { return };
+        for (state, count) in [("valid", valid), ("missing", missing), ("revoked", revoked)] {
+            page.add(family::STAPLES, &[("state", state)], count as f64);
+        }
+        for (result, count) in ["good", "revoked", "failed"].into_iter().zip(&process.responder_answers) {
+            page.add(family::RESPONDER_ANSWERS, &[("result", result)], read(count));
         }
     }
 

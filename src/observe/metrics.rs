@@ -65,6 +65,31 @@ pub(super) struct Counters {
     pub(super) upgrades: [AtomicU64; 2],
     pub(super) access_log_drops: Arc<AtomicU64>,
     pub(super) certificates: Mutex<Vec<Certificate>>,
+    /// `None`: no OCSP responders are asked.
+    pub(super) staples: Mutex<Option<Staples>>,
+    pub(super) responder_answers: [AtomicU64; 3],
+}
+
+/// What is known of the certificates that name an OCSP responder: how many have an answer that is shown, none, or were revoked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Staples {
+    /// There is an answer that holds, and it is shown.
+    pub valid: usize,
+    /// There is none.
+    pub missing: usize,
+    /// The authority has revoked them.
+    pub revoked: usize,
+}
+
+/// What came of asking an OCSP responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponderAnswer {
+    /// The certificate is good.
+    Good,
+    /// It was revoked.
+    Revoked,
+    /// There was no answer, or none that is believed.
+    Failed,
 }
 
 /// A certificate in use.
@@ -203,6 +228,16 @@ impl Metrics {
     /// Says which certificates are in use.
     pub fn set_certificates(&self, certificates: Vec<Certificate>) {
         *self.process.certificates.lock() = certificates;
+    }
+
+    /// Says how the certificates stand that name an OCSP responder.
+    pub fn set_staples(&self, staples: Staples) {
+        *self.process.staples.lock() = Some(staples);
+    }
+
+    /// Counts what came of asking an OCSP responder.
+    pub fn responder_answered(&self, answer: ResponderAnswer) {
+        self.process.responder_answers[answer as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The counter of lines that the access log has lost; given to `AccessLog::open`.

@@ -1,17 +1,27 @@
-//! A certificate with its key: read, checked, and asked which names it is for.
+//! A certificate with its key: read, checked, and asked which names it is for and who says whether it is still good.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use serde::{Deserialize, Serialize};
-use x509_parser::extensions::GeneralName;
+use x509_parser::der_parser::{Oid, oid};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::problem::{Problem, Problems, all};
 use crate::units::{Secret, pem};
+
+/// `id-ad-ocsp` (RFC 5280 §4.2.2.1).
+const OCSP: Oid<'static> = oid!(1.3.6.1.5.5.7.48.1);
+/// `id-pe-tlsfeature` (RFC 7633 §6).
+const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
+/// The extension of handshakes with which clients ask for an answer (RFC 6066 §8).
+const STATUS_REQUEST: u32 = 5;
 
 /// A certificate and its key as written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +40,8 @@ pub struct Settings {
 pub struct Certificate {
     /// What the library signs with.
     pub(super) key: Arc<CertifiedKey>,
+    /// The same with an answer of its authority, while there is one.
+    stapled: ArcSwapOption<Stapled>,
     /// Names that it is for, lower case; `*.` stands for one label.
     names: Box<[Box<str>]>,
     addresses: Box<[IpAddr]>,
@@ -37,6 +49,15 @@ pub struct Certificate {
     common_name: Box<str>,
     serial: Box<str>,
     not_after: i64,
+    responders: Box<[Box<str>]>,
+    must_staple: bool,
+}
+
+/// A certificate with an answer of its authority (OCSP).
+struct Stapled {
+    key: Arc<CertifiedKey>,
+    /// Until when the answer holds, in seconds of Unix time.
+    until: i64,
 }
 
 impl Certificate {
@@ -70,9 +91,21 @@ impl Certificate {
         let common_name = leaf.subject().iter_common_name().find_map(|name| name.as_str().ok()).unwrap_or_default();
         let common_name = common_name.into();
         let not_after = leaf.validity().not_after.timestamp();
+        let (responders, must_staple) = (responders(&leaf), must_staple(&leaf));
         let key = CertifiedKey::from_der(chain, key, &super::provider())
             .map_err(|error| Problem::at("keyFile", format!("does not fit the certificate: {error}")))?;
-        Ok(Self { key: Arc::new(key), names, addresses, subject, common_name, serial, not_after })
+        Ok(Self {
+            key: Arc::new(key),
+            stapled: ArcSwapOption::empty(),
+            names,
+            addresses,
+            subject,
+            common_name,
+            serial,
+            not_after,
+            responders,
+            must_staple,
+        })
     }
 
     /// Names that it is for, lower case; `*.` stands for one label.
@@ -108,6 +141,33 @@ impl Certificate {
     /// It and its issuers, each in DER.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
+    }
+
+    /// URLs of those who say whether it is still good, in the order in which it names them (RFC 5280 §4.2.2.1).
+    pub fn responders(&self) -> &[Box<str>] {
+        &self.responders
+    }
+
+    /// Whether it tells clients to insist on an answer of theirs in the handshake (RFC 7633).
+    pub fn must_staple(&self) -> bool {
+        self.must_staple
+    }
+
+    /// Shows clients that ask for it this answer of a responder from now on, as long as it holds: until `until`, in seconds of Unix
+    /// time. `None` ends that.
+    pub fn staple(&self, answer: Option<(&[u8], i64)>) {
+        self.stapled.store(answer.map(|(answer, until)| {
+            let key = CertifiedKey { ocsp: Some(answer.into()), ..CertifiedKey::clone(&self.key) };
+            Arc::new(Stapled { key: Arc::new(key), until })
+        }));
+    }
+
+    /// What clients are shown now.
+    pub(super) fn shown(&self) -> Arc<CertifiedKey> {
+        match &*self.stapled.load() {
+            Some(stapled) if now() < stapled.until => stapled.key.clone(),
+            _ => self.key.clone(),
+        }
     }
 
     /// Whether its key is an RSA one. Others are shorter and faster, and so are preferred.
@@ -147,6 +207,33 @@ fn names(leaf: &X509Certificate<'_>) -> (Box<[Box<str>]>, Box<[IpAddr]>) {
         names.extend(common.filter(|name| !name.contains(' ')).map(canonical));
     }
     (names.into(), addresses.into())
+}
+
+/// URLs of its OCSP responders.
+fn responders(leaf: &X509Certificate<'_>) -> Box<[Box<str>]> {
+    let access = leaf.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityInfoAccess(access) => Some(access),
+        _ => None,
+    });
+    let named = access.into_iter().flat_map(|access| &access.accessdescs);
+    let ocsp = named.filter(|described| described.access_method == OCSP);
+    ocsp.filter_map(|described| match described.access_location {
+        GeneralName::URI(url) => Some(url.into()),
+        _ => None,
+    })
+    .collect()
+}
+
+fn must_staple(leaf: &X509Certificate<'_>) -> bool {
+    let features = leaf.extensions().iter().find(|extension| extension.oid == TLS_FEATURE);
+    let features = features.and_then(|extension| Vec::<u32>::from_der(extension.value).ok());
+    features.is_some_and(|(_, features)| features.contains(&STATUS_REQUEST))
+}
+
+/// Now, in seconds of Unix time.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn canonical(name: &str) -> Box<str> {

@@ -23,6 +23,8 @@ pub struct Certificates {
     under: HashMap<Box<str>, Candidates, RandomState>,
     addresses: HashMap<IpAddr, Candidates, RandomState>,
     default: Arc<Certificate>,
+    /// Every one of them, the default one last.
+    all: Box<[Arc<Certificate>]>,
 }
 
 impl Certificates {
@@ -31,8 +33,9 @@ impl Certificates {
     pub fn new(certificates: &[Arc<Certificate>], default: Arc<Certificate>) -> Self {
         let mut ordered: Vec<_> = certificates.iter().collect();
         ordered.sort_by_key(|certificate| (certificate.is_rsa(), std::cmp::Reverse(certificate.not_after())));
-        let mut index =
-            Self { exact: HashMap::default(), under: HashMap::default(), addresses: HashMap::default(), default };
+        let all = certificates.iter().chain([&default]).cloned().collect();
+        let (exact, under, addresses) = (HashMap::default(), HashMap::default(), HashMap::default());
+        let mut index = Self { exact, under, addresses, default, all };
         for certificate in ordered {
             for name in certificate.names() {
                 match name.strip_prefix("*.") {
@@ -50,6 +53,11 @@ impl Certificates {
     /// The one for whom no other is.
     pub fn default_certificate(&self) -> &Arc<Certificate> {
         &self.default
+    }
+
+    /// Every one of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.all.iter()
     }
 
     /// Whether there is one for `name` that is not the default one.
@@ -75,7 +83,7 @@ fn parent(name: &str) -> Option<&str> {
 /// The first of several certificates that the client can verify, or the first one of all.
 fn pick(candidates: &Candidates, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
     let fits = |certificate: &&Arc<Certificate>| certificate.key.key.choose_scheme(schemes).is_some();
-    candidates.iter().find(fits).or(candidates.first()).map(|certificate| certificate.key.clone())
+    candidates.iter().find(fits).or(candidates.first()).map(|certificate| certificate.shown())
 }
 
 /// Picks certificates during handshakes.
@@ -99,7 +107,7 @@ impl ResolvesServerCert for Resolver {
         match found {
             Some(candidates) => pick(candidates, schemes),
             None if self.is_strict => None,
-            None => Some(self.certificates.default.key.clone()),
+            None => Some(self.certificates.default.shown()),
         }
     }
 }

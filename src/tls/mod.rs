@@ -9,6 +9,8 @@ mod client_auth;
 pub mod client_hello;
 pub mod fallback;
 pub mod handshake;
+#[cfg(feature = "ocsp")]
+pub mod ocsp;
 pub mod options;
 pub mod tickets;
 

@@ -15,12 +15,12 @@ const YEAR: i64 = 365 * 24 * HOUR;
 const BURST: usize = 5;
 
 /// A clock that only the process sees which is started with it.
-struct Clock {
+pub(crate) struct Clock {
     folder: tempfile::TempDir,
 }
 
 impl Clock {
-    fn build() -> Self {
+    pub(crate) fn build() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/clock.c");
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
@@ -35,12 +35,12 @@ impl Clock {
         clock
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
     /// Moves it by so many seconds from the true time.
-    fn set(&self, seconds: i64) {
+    pub(crate) fn set(&self, seconds: i64) {
         // Over what is there: the file is mapped.
         let file = fs::OpenOptions::new().write(true).open(self.path("moved")).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &seconds.to_ne_bytes(), 0).unwrap();

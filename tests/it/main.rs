@@ -30,6 +30,8 @@ mod held_sockets;
 mod http2_conformance;
 mod lane;
 mod observe;
+#[cfg(feature = "ocsp")]
+mod ocsp;
 mod pingora_traps;
 mod policies;
 mod pool;

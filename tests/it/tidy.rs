@@ -25,12 +25,15 @@ const PLAN: &[(&str, &[&str])] = &[
     // 3: as written, from the parts' own settings; as built.
     ("config", &["middleware", "observe", "problem", "service", "tls", "units"]),
     ("snapshot", &["exchange", "middleware", "observe", "rule", "service", "tls", "units"]),
+    // 3, too: requests of our own, to servers that prove who they are.
+    ("web", &["tls"]),
     // 4: configuration in motion; bytes in motion. Neither knows the other.
     ("control", &["config", "middleware", "observe", "problem", "rule", "service", "snapshot", "tls", "units"]),
     ("traffic", &["exchange", "middleware", "observe", "service", "snapshot", "tls", "units"]),
     // 5: what operators read; where configuration comes from; the life of the process.
     ("admin", &["config", "control", "exchange", "middleware", "observe", "problem", "service", "units"]),
-    ("provider", &["config", "control", "exchange", "middleware", "problem", "service", "tls", "units"]),
+    ("provider", &["config", "control", "exchange", "middleware", "problem", "service", "tls", "units", "web"]),
+    ("stapling", &["config", "control", "observe", "problem", "tls", "web"]),
     ("process", &["problem", "units"]),
     // 6: the only ones that know everyone.
     ("app", &["*"]),

@@ -55,6 +55,8 @@ pub struct Kit {
     pub tickets: Arc<Tickets>,
     /// Who gets certificates, by name.
     pub resolvers: BTreeSet<Box<str>>,
+    /// Whether what responders (OCSP) say of certificates is shown to clients.
+    pub staples: bool,
     /// The certificate for whom there is none.
     pub fallback: Arc<Certificate>,
     /// The runtime of health checks and name resolution.

@@ -56,6 +56,7 @@ impl Bed {
             metrics: Arc::new(Metrics::new(&metrics::Settings::default(), 1)),
             tickets: Arc::default(),
             resolvers: ["le".into()].into(),
+            staples: false,
             fallback: fallback::certificate().unwrap(),
             runtime: runtime.handle().clone(),
             give_back: None,

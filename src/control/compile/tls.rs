@@ -49,6 +49,13 @@ impl Tls {
                 let message = format!("the store `{store}` is not used: there is one store, called `{DEFAULT}`");
                 problems.push(Problem::warning("stores", message).under(&certificate.path));
             }
+            if !kit.staples && found.as_ref().is_some_and(|read| read.certificate.must_staple()) {
+                let message =
+                    "tells clients to insist on an OCSP answer in the handshake (RFC 7633), and none is shown";
+                let problem =
+                    Problem::warning("certFile", message).with_help("switch on `ocsp` in the static configuration");
+                problems.push(problem.under(&certificate.path));
+            }
             read.extend(found);
         }
         let default = default_certificate(written, previous, &mut read, problems);

@@ -122,6 +122,10 @@ pub(in crate::observe) const CONFIG_LAST_RELOAD: Family =
     gauge("traefik_config_last_reload_success", "When a configuration was last loaded, in seconds since 1970.");
 pub(in crate::observe) const CERTIFICATE_END: Family =
     gauge("traefik_tls_certs_not_after", "End of a certificate's validity, in seconds since 1970.");
+pub(in crate::observe) const STAPLES: Family =
+    gauge("portcullis_ocsp_certificates", "Certificates that name an OCSP responder, by what is known of them.");
+pub(in crate::observe) const RESPONDER_ANSWERS: Family =
+    counter("portcullis_ocsp_answers_total", "What came of asking OCSP responders, by result.");
 pub(in crate::observe) const OPEN_CONNECTIONS: Family =
     gauge("traefik_open_connections", "Connections that are open, per entry point and protocol.");
 pub(in crate::observe) const SERVICE_RETRIES: Family =

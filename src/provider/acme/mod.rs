@@ -9,10 +9,10 @@ use crate::config::resolvers::Acme;
 use crate::control::Status;
 use crate::problem::{Problem, Problems};
 use crate::tls::{Authorities, Challenges};
+use crate::web::{Web, system_authorities};
 
 use self::dns::{Dns, Environment};
 use self::storage::Storage;
-use self::web::Web;
 
 mod account;
 mod der;
@@ -25,10 +25,12 @@ mod renewal;
 mod resolver;
 mod server;
 mod storage;
-mod web;
 
 pub use proof::Answers;
 pub use resolver::Resolver;
+
+/// Largest answer that is read, in bytes. Chains of certificates have some kilobytes.
+const ANSWER_LIMIT_BYTES: usize = 1 << 20;
 
 /// Where proofs are shown.
 #[derive(Clone, Debug, Default)]
@@ -81,24 +83,19 @@ fn build(
 /// How the ACME server is asked.
 fn web(settings: &Acme) -> Result<Web, Problem> {
     let own = &settings.ca_certificates;
-    let system = if own.is_empty() || settings.ca_system_cert_pool { of_system() } else { Vec::new() };
+    let system = if own.is_empty() || settings.ca_system_cert_pool { system_authorities() } else { Vec::new() };
     let authorities = Authorities::new(own, &system).map_err(|problem| problem.under("caCertificates"))?;
     Ok(Web {
         authorities,
         server_name: Some(settings.ca_server_name.clone()).filter(|name| !name.is_empty()),
         whole: settings.client_timeout.positive(),
         head: settings.client_response_header_timeout.positive(),
+        limit_bytes: ANSWER_LIMIT_BYTES,
     })
 }
 
 fn webhook() -> Result<Web, Problem> {
     let whole = Some(std::time::Duration::from_secs(30));
-    Ok(Web { authorities: Authorities::new(&[], &of_system())?, server_name: None, whole, head: whole })
-}
-
-/// Authorities that the system trusts.
-fn of_system() -> Vec<rustls::pki_types::CertificateDer<'static>> {
-    rustls_native_certs::load_native_certs()
-        .inspect_err(|error| log::warn!("the authorities of the system cannot be read: {error}"))
-        .unwrap_or_default()
+    let authorities = Authorities::new(&[], &system_authorities())?;
+    Ok(Web { authorities, server_name: None, whole, head: whole, limit_bytes: ANSWER_LIMIT_BYTES })
 }

@@ -17,7 +17,6 @@ use super::proof::Prover;
 use super::renewal::{self, Window};
 use super::server::{Failure, Server};
 use super::storage::{Held, Kept, Storage, Stored};
-use super::web::Web;
 use crate::config::Routing;
 use crate::config::resolvers::Acme;
 use crate::config::router_tls::Domain;
@@ -27,6 +26,7 @@ use crate::problem::{Problem, Problems};
 use crate::provider::Provider;
 use crate::tls::{Chain, certificate};
 use crate::units::Secret;
+use crate::web::Web;
 
 /// Most orders of one resolver at once.
 const ORDERS: usize = 4;

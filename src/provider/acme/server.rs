@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::key::AccountKey;
-use super::web::{Answer, Web};
+use crate::web::{Answer, Web};
 
 /// How often a request is sent again because the server does not know its nonce. Half of them refused, one in a million fails.
 const NONCE_ATTEMPTS: usize = 20;

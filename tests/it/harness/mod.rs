@@ -11,6 +11,8 @@ pub(crate) mod others;
 pub(crate) mod page;
 pub(crate) mod pebble;
 pub(crate) mod peer;
+#[cfg(feature = "ocsp")]
+pub(crate) mod responder;
 pub(crate) mod server;
 pub(crate) mod tls;
 pub(crate) mod tool;

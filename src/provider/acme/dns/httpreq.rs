@@ -9,8 +9,8 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::{Environment, Record};
-use crate::provider::acme::web::Web;
 use crate::units::Secret;
+use crate::web::Web;
 
 pub(super) struct HttpReq {
     endpoint: String,

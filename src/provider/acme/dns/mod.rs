@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::proof::Proof;
-use super::web::Web;
 use crate::config::resolvers::{DnsChallenge, Propagation};
 use crate::problem::Problem;
+use crate::web::Web;
 
 mod environment;
 mod exec;

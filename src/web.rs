@@ -1,4 +1,5 @@
-//! Requests of the gateway itself: to ACME servers and to webhooks. One connection each, HTTP/1.1, everything bounded.
+//! Requests of the gateway itself: to ACME servers, webhooks and OCSP responders. One connection each, HTTP/1.1, everything
+//! bounded. Redirections are not followed.
 
 use std::time::Duration;
 
@@ -8,38 +9,43 @@ use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::tls::Authorities;
 
-/// Largest answer that is read, in bytes. Chains of certificates have some kilobytes.
-const ANSWER_LIMIT_BYTES: usize = 1 << 20;
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
 /// How servers are asked.
-pub(super) struct Web {
-    pub(super) authorities: Authorities,
+pub struct Web {
+    /// Who vouches for servers of `https` URLs.
+    pub authorities: Authorities,
     /// Name that certificates must be for, if not that of the URL.
-    pub(super) server_name: Option<Box<str>>,
+    pub server_name: Option<Box<str>>,
     /// For a whole request.
-    pub(super) whole: Option<Duration>,
+    pub whole: Option<Duration>,
     /// Until the answer begins.
-    pub(super) head: Option<Duration>,
+    pub head: Option<Duration>,
+    /// Largest answer that is read, in bytes.
+    pub limit_bytes: usize,
 }
 
 /// What a server has answered.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// All of its body.
+    pub body: Bytes,
 }
 
 impl Answer {
     /// A header as text.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
@@ -49,7 +55,7 @@ impl Web {
     ///
     /// # Errors
     /// A sentence: nobody was reached, or did not answer in time or as it must.
-    pub(super) async fn send(&self, mut request: Request<Bytes>) -> Result<Answer, String> {
+    pub async fn send(&self, mut request: Request<Bytes>) -> Result<Answer, String> {
         let uri = request.uri().clone();
         let headers = request.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static(concat!("portcullis/", env!("CARGO_PKG_VERSION"))));
@@ -91,7 +97,7 @@ impl Web {
         })
         .await?;
         let (parts, body) = response.into_parts();
-        let body = Limited::new(body, ANSWER_LIMIT_BYTES).collect().await.map_err(|error| error.to_string())?;
+        let body = Limited::new(body, self.limit_bytes).collect().await.map_err(|error| error.to_string())?;
         Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
     }
 }
@@ -114,4 +120,11 @@ async fn connect(uri: &Uri) -> Result<TcpStream, String> {
 /// An address of IPv6 without its brackets.
 fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Authorities that the system trusts.
+pub fn system_authorities() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs()
+        .inspect_err(|error| log::warn!("the authorities of the system cannot be read: {error}"))
+        .unwrap_or_default()
 }
