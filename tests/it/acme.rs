@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::harness::gateway::{Gateway, Setup};
 use crate::harness::pebble::{self, Process, free_port, listening, tell_names, trusting};
-use crate::harness::peer::Peer;
+use crate::harness::peer::{Peer, until};
 use crate::harness::server::{Server, Step, ok};
 use crate::harness::tls::{get, shake_hands};
 use crate::harness::tool::Tool;
@@ -207,6 +207,38 @@ async fn tcp_routers_get_certificates_for_their_names() {
     assert!(shake_hands(&client, address, "p.test").await.is_err());
 }
 
+#[tokio::test]
+async fn two_resolvers_prove_one_name_one_after_the_other() {
+    let Some(pebble) = pebble::Setup::new().env("PEBBLE_AUTHZREUSE", "0").start().await else {
+        return eprintln!("{SKIPPED}");
+    };
+    let server = Server::says("hello").await;
+    let folder = tempfile::tempdir().unwrap();
+    let storages = ["one.json", "two.json"].map(|name| folder.path().join(name));
+    let other = |key: &str, value: &str| format!("certificatesResolvers.other.acme.{key}={value}");
+    // Each shows its proof for a while before the server may look.
+    let running = gateway(&pebble.setup, &storages[0], "tlsChallenge.delay=700ms")
+        .flag(other("caServer", &pebble.setup.directory()))
+        .flag(other("caCertificates", &pebble.setup.roots().display().to_string()))
+        .flag(other("storage", &storages[1].display().to_string()))
+        .flag(other("keyType", "EC256"))
+        .flag(other("tlsChallenge.delay", "700ms"))
+        .dynamic(routing(
+            &server,
+            &(router("a", "Host(`a.test`)", "{certResolver: le}")
+                + &router("b", "Host(`a.test`) && PathPrefix(`/b`)", "{certResolver: other}")),
+        ))
+        .start()
+        .await;
+    let by = Instant::now() + ORDER_WITHIN;
+    let has =
+        |path: &Path, name: &str| path.exists() && stored(path)[name]["Certificates"][0]["domain"]["main"] == "a.test";
+    while !(has(&storages[0], "le") && has(&storages[1], "other")) {
+        assert!(Instant::now() < by && !running.log().contains("certificate-failed"), "{}", running.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A program that writes what Pebble's name server answers.
 fn writer(folder: &Path, management: SocketAddr) -> std::path::PathBuf {
     let path = folder.join("writer");
@@ -311,16 +343,17 @@ async fn a_proof_that_is_not_believed_is_not_tried_again_at_once() {
     let server = Server::says("hello").await;
     let folder = tempfile::tempdir().unwrap();
     let acme = |key: &str, value: &str| format!("certificatesResolvers.le.acme.{key}={value}");
-    let gateway = Gateway::setup()
-        .flag(format!("entryPoints.open.address=127.0.0.1:{entry}"))
-        .flag("entryPoints.secure.address=127.0.0.1:0")
-        .flag(acme("caServer", &pebble.setup.directory()))
-        .flag(acme("caCertificates", &pebble.setup.roots().display().to_string()))
-        .flag(acme("storage", &folder.path().join("acme.json").display().to_string()))
-        .flag(acme("httpChallenge.entryPoint", "open"))
-        .dynamic(routing(&server, &router("a", "Host(`a.test`)", "{certResolver: le}")))
-        .start()
-        .await;
+    let setup = || {
+        Gateway::setup()
+            .flag(format!("entryPoints.open.address=127.0.0.1:{entry}"))
+            .flag("entryPoints.secure.address=127.0.0.1:0")
+            .flag(acme("caServer", &pebble.setup.directory()))
+            .flag(acme("caCertificates", &pebble.setup.roots().display().to_string()))
+            .flag(acme("storage", &folder.path().join("acme.json").display().to_string()))
+            .flag(acme("httpChallenge.entryPoint", "open"))
+            .dynamic(routing(&server, &router("a", "Host(`a.test`)", "{certResolver: le}")))
+    };
+    let gateway = setup().start().await;
     logs(&gateway, "certificate-failed").await;
     let log = gateway.log();
     let line = log.lines().find(|line| line.contains("certificate-failed")).unwrap();
@@ -334,6 +367,14 @@ async fn a_proof_that_is_not_believed_is_not_tried_again_at_once() {
     let answer = peer.request("GET /.well-known/acme-challenge/x HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
     assert_eq!((answer.status, server.count()), (404, 0));
     assert!(pebble.log().contains("a.test"));
+    // Nor is it by who comes after.
+    let refusals = folder.path().join("acme.json.refusals");
+    until(|| fs::read_to_string(&refusals).is_ok_and(|text| text.contains("a.test"))).await;
+    drop(gateway);
+    let gateway = setup().start().await;
+    logs(&gateway, "1 refusals of before are heeded").await;
+    logs(&gateway, "no certificate for a.test").await;
+    assert!(!gateway.log().contains("certificate-ordered"), "{}", gateway.log());
 }
 
 #[tokio::test]

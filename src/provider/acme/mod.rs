@@ -15,10 +15,12 @@ use self::dns::{Dns, Environment};
 use self::storage::Storage;
 
 mod account;
+mod claims;
 mod der;
 mod dns;
 mod key;
 mod order;
+mod patience;
 mod plan;
 mod proof;
 mod renewal;
@@ -26,6 +28,7 @@ mod resolver;
 mod server;
 mod storage;
 
+pub use claims::Claims;
 pub use proof::Answers;
 pub use resolver::Resolver;
 
@@ -39,6 +42,8 @@ pub struct Proofs {
     pub answers: Arc<Answers>,
     /// In handshakes.
     pub challenges: Arc<Challenges>,
+    /// Names that are being proved, by whatever resolver.
+    pub claims: Arc<Claims>,
 }
 
 /// The resolvers of a configuration.

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::account::Account;
+use super::claims::Claims;
 use super::key;
 use super::proof::{Kind, Proof, Prover};
 use super::server::{Failure, Server, alternates, location, refused, retry_after};
@@ -67,17 +68,49 @@ pub(super) struct Orders {
     pub(super) account: Account,
     pub(super) settings: Arc<Acme>,
     pub(super) prover: Prover,
+    pub(super) claims: Arc<Claims>,
+}
+
+/// Proofs that somebody may look at. They are withdrawn however the order ends.
+struct Shown {
+    prover: Prover,
+    proofs: Vec<Proof>,
+}
+
+impl Shown {
+    async fn withdraw(mut self) {
+        while let Some(proof) = self.proofs.last().cloned() {
+            self.prover.withdraw(&proof).await;
+            self.proofs.pop();
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if self.proofs.is_empty() {
+            return;
+        }
+        let rest = Self { prover: self.prover.clone(), proofs: std::mem::take(&mut self.proofs) };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(rest.withdraw());
+        }
+    }
 }
 
 impl Orders {
     /// Gets a certificate for `names`. `replaces` is what the one before is called (RFC 9773).
     pub(super) async fn obtain(&self, names: &[Box<str>], replaces: Option<&str>) -> Result<Issued, Failure> {
+        let claim = match self.prover.kind() {
+            // Whoever looks for one of these says which.
+            Kind::Http => None,
+            Kind::Tls | Kind::Dns => Some(self.claims.take(names).await),
+        };
         let (url, state) = self.begin(names, replaces).await?;
-        let mut proofs = Vec::new();
-        let proved = self.prove(&state, &mut proofs).await;
-        for proof in &proofs {
-            self.prover.withdraw(proof).await;
-        }
+        let mut shown = Shown { prover: self.prover.clone(), proofs: Vec::new() };
+        let proved = self.prove(&state, &mut shown).await;
+        shown.withdraw().await;
+        drop(claim);
         proved?;
         self.finish(&url, names).await
     }
@@ -121,7 +154,7 @@ impl Orders {
     }
 
     /// Proves every name of an order that is not proved yet.
-    async fn prove(&self, order: &State, proofs: &mut Vec<Proof>) -> Result<(), Failure> {
+    async fn prove(&self, order: &State, shown: &mut Shown) -> Result<(), Failure> {
         let mut waiting = Vec::new();
         let thumbprint = self.account.key.thumbprint();
         for url in &order.authorizations {
@@ -140,14 +173,14 @@ impl Orders {
             let authorization = format!("{}.{thumbprint}", challenge.token);
             let proof = Proof { name, token: challenge.token.into(), authorization: authorization.into() };
             // Noted first: a proof that was made by half is withdrawn, too.
-            proofs.push(proof.clone());
+            shown.proofs.push(proof.clone());
             self.prover.present(&proof).await.map_err(Failure::Ours)?;
             waiting.push((url, challenge.url));
         }
         if waiting.is_empty() {
             return Ok(());
         }
-        self.prover.settle(proofs).await.map_err(Failure::Ours)?;
+        self.prover.settle(&shown.proofs).await.map_err(Failure::Ours)?;
         for (_, challenge) in &waiting {
             self.server.post(self.account.signer(), challenge, Some(&json!({}))).await?;
         }
@@ -170,7 +203,8 @@ impl Orders {
                     let name = found.identifier.value;
                     return Err(match problem.map(|problem| refused(&problem, None)) {
                         Some(Failure::Refused { kind, detail, .. }) => {
-                            Failure::Refused { kind, detail: format!("{name}: {detail}"), retry_after: None }
+                            let detail = format!("{name}: {detail}");
+                            Failure::Refused { kind, detail, about: Some(name), retry_after: None }
                         }
                         _ => Failure::Unreachable(format!("{name} was not believed to be ours")),
                     });
@@ -292,6 +326,31 @@ impl Kind {
             Self::Http => "http-01",
             Self::Tls => "tls-alpn-01",
             Self::Dns => "dns-01",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::acme::Answers;
+
+    #[tokio::test]
+    async fn proofs_of_an_order_that_is_cut_off_are_withdrawn() {
+        let answers = Arc::<Answers>::default();
+        let prover = Prover::Http(answers.clone(), Duration::ZERO);
+        let proof = Proof { name: "a.test".into(), token: "t".into(), authorization: "t.x".into() };
+        prover.present(&proof).await.unwrap();
+        let order = tokio::spawn(async move {
+            let _shown = Shown { prover, proofs: vec![proof] };
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        assert!(!answers.is_empty());
+        order.abort();
+        assert!(order.await.is_err());
+        while !answers.is_empty() {
+            tokio::task::yield_now().await;
         }
     }
 }

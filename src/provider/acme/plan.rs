@@ -14,6 +14,9 @@ const ORDERS_EVERY: i64 = HOUR;
 /// Least time until the next order at a server that has had too many. One that asks for no time at all is not besieged.
 const LEAST_REST: Duration = Duration::from_secs(10);
 
+/// The longest wait that anybody is asked for, in seconds: a week, as long as the longest of servers' limits count.
+pub(super) const LONGEST_WAIT_SECONDS: i64 = 7 * 24 * 3600;
+
 /// All names of a certificate, in their order.
 pub(super) fn names(domain: &Domain) -> Vec<Box<str>> {
     std::iter::once(&domain.main)
@@ -206,6 +209,7 @@ mod tests {
         let refused = |kind: &str, after: Option<u64>| Failure::Refused {
             kind: kind.to_owned(),
             detail: String::new(),
+            about: None,
             retry_after: after.map(Duration::from_secs),
         };
         for (failure, nth, seconds) in [

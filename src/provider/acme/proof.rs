@@ -58,6 +58,13 @@ struct Answer {
     authorization: Box<str>,
 }
 
+#[cfg(test)]
+impl Answers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.read().is_empty()
+    }
+}
+
 impl Internal for Answers {
     fn name(&self) -> &str {
         "acme-http"
@@ -79,6 +86,7 @@ impl Internal for Answers {
 }
 
 /// Gives and withdraws proofs.
+#[derive(Clone)]
 pub(super) enum Prover {
     Http(Arc<Answers>, Duration),
     Tls(Arc<Challenges>, Duration),

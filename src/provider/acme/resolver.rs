@@ -1,17 +1,18 @@
 //! One resolver at work: plan, order, keep, publish, and all that again when something changes or is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 
 use super::Proofs;
 use super::account::Account;
 use super::dns::Dns;
 use super::order::{Issued, Orders, renewal_name};
+use super::patience::{Names, Patience, Remembered};
 use super::plan;
 use super::proof::Prover;
 use super::renewal::{self, Window};
@@ -39,8 +40,6 @@ const OTHER_PROCESS_AGAIN: Duration = Duration::from_secs(1);
 /// When the server is asked again for a time to renew that it did not tell.
 const WINDOW_AGAIN: Duration = Duration::from_secs(6 * 3600);
 
-type Names = Vec<Box<str>>;
-
 /// A resolver of certificates.
 pub struct Resolver {
     name: Box<str>,
@@ -63,21 +62,23 @@ struct Mind {
     unsaved: Vec<Stored>,
     /// What certificates say, by their text.
     chains: BTreeMap<String, Chain>,
-    /// What was tried, by names.
-    tried: BTreeMap<Names, Tried>,
+    /// What was tried.
+    patience: Patience,
+    /// What of it is kept beside the storage.
+    remembered: Vec<Remembered>,
     /// When the server wants a certificate to be renewed, by its name there.
     windows: BTreeMap<String, Wish>,
     running: Vec<Names>,
     asking: Vec<String>,
+    /// What each task is for.
+    tasks: HashMap<task::Id, Work>,
     storage: Option<String>,
     objections: BTreeMap<Box<str>, &'static str>,
 }
 
-struct Tried {
-    failures: u32,
-    /// What went wrong last; `None` if nothing did.
-    failure: Option<Failure>,
-    again: Instant,
+enum Work {
+    Order(Names),
+    Ask(String),
 }
 
 struct Wish {
@@ -131,15 +132,20 @@ impl Resolver {
             let wake = self.step(&mut mind, &mut tasks, &updates).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                Some(done) = tasks.join_next() => match done {
-                    Ok(done) => self.note(&mut mind, done),
-                    Err(error) => {
-                        log::error!("certificate resolver {}: {error}", self.name);
-                        // Whatever it was, nothing of it runs any more.
-                        tasks.shutdown().await;
-                        self.note_breakdown(&mut mind);
+                Some(done) = tasks.join_next_with_id() => {
+                    match done {
+                        Ok((id, done)) => {
+                            mind.tasks.remove(&id);
+                            self.note(&mut mind, done);
+                        }
+                        Err(error) => {
+                            log::error!("certificate resolver {}: {error}", self.name);
+                            let work = mind.tasks.remove(&error.id());
+                            self.note_breakdown(&mut mind, work);
+                        }
                     }
-                },
+                    self.remember(&mut mind).await;
+                }
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -165,7 +171,7 @@ impl Resolver {
 
     async fn load(&self, mind: &mut Mind) {
         let (storage, name) = (self.storage.clone(), self.name.clone());
-        let loaded = tokio::task::spawn_blocking(move || storage.load(&name)).await;
+        let loaded = task::spawn_blocking(move || storage.load(&name)).await;
         match loaded.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(kept) => {
                 mind.kept = kept;
@@ -196,7 +202,7 @@ impl Resolver {
     async fn begin(self: &Arc<Self>, mind: &mut Mind, tasks: &mut JoinSet<Done>, due: Vec<Order>, wake: &mut Instant) {
         let now = Instant::now();
         let storage = self.storage.clone();
-        let held = tokio::task::spawn_blocking(move || storage.hold()).await;
+        let held = task::spawn_blocking(move || storage.hold()).await;
         let held = match held.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(Some(held)) => held,
             Ok(None) => {
@@ -210,8 +216,9 @@ impl Resolver {
                 return;
             }
         };
-        // Another process may have got by now what we lack.
+        // Another process may have got by now what we lack, or was refused.
         self.load(mind).await;
+        self.recall(mind).await;
         self.save(mind, &held, wake).await;
         let again = if mind.storage.is_none() {
             self.due(mind, now, wake)
@@ -229,7 +236,38 @@ impl Resolver {
                 event = "certificate-ordered", resolver = &*self.name, names = order.names.join(",");
                 "a certificate for {} is ordered", order.names.join(", ")
             );
-            tasks.spawn(self.clone().carry_out(order, held.clone()));
+            let work = Work::Order(order.names.clone());
+            let task = tasks.spawn(self.clone().carry_out(order, held.clone()));
+            mind.tasks.insert(task.id(), work);
+        }
+    }
+
+    /// Takes up what servers have refused before this process was there.
+    async fn recall(&self, mind: &mut Mind) {
+        let (storage, name) = (self.storage.clone(), self.name.clone());
+        let kept = task::spawn_blocking(move || storage.remembered(&name)).await.unwrap_or_default();
+        let recalled = mind.patience.recall(kept, (Instant::now(), seconds()));
+        if recalled > 0 {
+            log::info!("certificate resolver {}: {recalled} refusals of before are heeded", self.name);
+        }
+    }
+
+    /// Keeps what servers refuse, for who comes after this process.
+    async fn remember(&self, mind: &mut Mind) {
+        let refusals = mind.patience.remember((Instant::now(), seconds()));
+        let is_same = |(a, b): (&Remembered, &Remembered)| a.is_same(b);
+        if refusals.len() == mind.remembered.len() && refusals.iter().zip(&mind.remembered).all(is_same) {
+            return;
+        }
+        mind.remembered.clone_from(&refusals);
+        let (storage, name) = (self.storage.clone(), self.name.clone());
+        let write = move || match storage.hold()? {
+            Some(held) => storage.remember(&held, &name, refusals).map_err(|error| error.to_string()),
+            None => Err("another process has the storage".to_owned()),
+        };
+        let written = task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
+        if let Err(message) = written {
+            log::warn!("certificate resolver {}: what was refused is not kept: {message}", self.name);
         }
     }
 
@@ -251,7 +289,7 @@ impl Resolver {
 
     async fn keep(&self, held: &Arc<Held>, stored: Stored) -> Result<(), String> {
         let (storage, held, name) = (self.storage.clone(), held.clone(), self.name.clone());
-        let kept = tokio::task::spawn_blocking(move || storage.update(&held, &name, |kept| kept.put(stored))).await;
+        let kept = task::spawn_blocking(move || storage.update(&held, &name, |kept| kept.put(stored))).await;
         kept.unwrap_or_else(|error| Err(error.to_string()))
     }
 
@@ -307,12 +345,9 @@ impl Resolver {
         }
         // What nobody wants any more, or somebody else has got, is no problem.
         let running = &mind.running;
-        mind.tried.retain(|names, tried| match tried.failure {
-            Some(_) => running.contains(names) || orders.iter().any(|order| order.names == *names),
-            None => tried.again > now,
-        });
+        mind.patience.tidy(now, |names| running.contains(names) || orders.iter().any(|order| order.names == *names));
         orders.retain(|order| {
-            let again = mind.tried.get(&order.names).map_or(now, |tried| tried.again);
+            let again = mind.patience.until(&order.names).unwrap_or(now);
             if again > now {
                 *wake = (*wake).min(again);
             }
@@ -344,10 +379,12 @@ impl Resolver {
             } else if mind.asking.len() < ORDERS {
                 mind.asking.push(name.clone());
                 let orders = orders.clone();
-                tasks.spawn(async move {
+                let work = Work::Ask(name.clone());
+                let task = tasks.spawn(async move {
                     let result = renewal::ask(&orders.server, &name).await;
                     Done::Asked { certificate: name, result }
                 });
+                mind.tasks.insert(task.id(), work);
             }
         }
     }
@@ -368,7 +405,7 @@ impl Resolver {
             *self.orders.lock().await = None;
             let (storage, name) = (self.storage.clone(), self.name.clone());
             let forget = move || storage.update(&held, &name, |kept| kept.account = None);
-            if let Ok(Err(message)) = tokio::task::spawn_blocking(forget).await {
+            if let Ok(Err(message)) = task::spawn_blocking(forget).await {
                 log::error!("certificate resolver {}: {message}", self.name);
             }
         }
@@ -396,19 +433,20 @@ impl Resolver {
                 log::info!("certificate resolver {}: registered as {}", self.name, account.name);
                 let (storage, held, name) = (self.storage.clone(), held.clone(), self.name.clone());
                 let keep = move || storage.update(&held, &name, |kept| kept.account = Some(new));
-                let written = tokio::task::spawn_blocking(keep).await.unwrap_or_else(|error| Err(error.to_string()));
+                let written = task::spawn_blocking(keep).await.unwrap_or_else(|error| Err(error.to_string()));
                 // An account that nobody remembers is no use: the next one would be another.
                 written.map_err(|message| Failure::Ours(format!("{}: {message}", self.storage.path().display())))?;
                 account
             }
         };
-        let made = Arc::new(Orders { server, account, settings: self.settings.clone(), prover });
+        let (settings, claims) = (self.settings.clone(), self.proofs.claims.clone());
+        let made = Arc::new(Orders { server, account, settings, prover, claims });
         *orders = Some(made.clone());
         Ok(made)
     }
 
     fn prover(&self) -> Result<Prover, Failure> {
-        let Proofs { answers, challenges } = &self.proofs;
+        let Proofs { answers, challenges, .. } = &self.proofs;
         if let Some(dns) = &self.dns {
             return dns.clone().map(Prover::Dns).map_err(|problem| Failure::Ours(problem.message));
         }
@@ -452,8 +490,7 @@ impl Resolver {
 
     fn note_certificate(&self, mind: &mut Mind, names: Names, stored: Stored, saved: Result<(), String>) {
         let chain = stored.pem().and_then(|(text, _)| Chain::read(&text).ok()).unwrap_or_default();
-        let again = Instant::now() + plan::rest(&chain);
-        mind.tried.insert(names.clone(), Tried { failures: 0, failure: None, again });
+        mind.patience.succeeded(names.clone(), (Instant::now(), seconds()), plan::rest(&chain));
         log::info!(
             event = "certificate-obtained", resolver = &*self.name, names = names.join(","), not_after = chain.not_after,
             renew_at = plan::renew_at(&chain, self.settings.certificates_duration);
@@ -467,22 +504,28 @@ impl Resolver {
     }
 
     fn note_failure(&self, mind: &mut Mind, names: Names, failure: Failure) {
-        let failures = mind.tried.get(&names).map_or(0, |tried| tried.failures).saturating_add(1);
-        let pause = plan::spread(plan::pause(&failure, failures), fastrand::f64());
+        let now = (Instant::now(), seconds());
+        let (failures, pause) = mind.patience.failed(names.clone(), failure.clone(), now, fastrand::f64());
         log::warn!(
             event = "certificate-failed", resolver = &*self.name, names = names.join(","), failures = failures,
             again_in_seconds = pause.as_secs();
             "no certificate for {}: {failure}; next attempt in {} s", names.join(", "), pause.as_secs()
         );
-        mind.tried.insert(names, Tried { failures, failure: Some(failure), again: Instant::now() + pause });
     }
 
-    /// A task has panicked, and the others were ended with it.
-    fn note_breakdown(&self, mind: &mut Mind) {
-        mind.asking.clear();
-        for names in std::mem::take(&mut mind.running) {
-            // Which of them it was, nobody knows. What breaks down each time must not be ordered each time.
-            self.note_failure(mind, names, Failure::Ours("an order broke down".to_owned()));
+    /// A task has panicked.
+    fn note_breakdown(&self, mind: &mut Mind, work: Option<Work>) {
+        match work {
+            // What breaks down each time must not be ordered each time.
+            Some(Work::Order(names)) => {
+                mind.running.retain(|running| *running != names);
+                self.note_failure(mind, names, Failure::Ours("the order broke down".to_owned()));
+            }
+            Some(Work::Ask(certificate)) => {
+                mind.asking.retain(|name| *name != certificate);
+                mind.windows.insert(certificate, Wish { window: None, again: Instant::now() + WINDOW_AGAIN });
+            }
+            None => {}
         }
     }
 
@@ -518,10 +561,8 @@ impl Resolver {
         for (name, reason) in &mind.objections {
             found.push(Problem::warning("", format!("no certificate is got for `{name}`: {reason}")));
         }
-        for (names, tried) in &mind.tried {
-            if let Some(failure) = &tried.failure {
-                found.push(Problem::warning("", format!("no certificate for {}: {failure}", names.join(", "))));
-            }
+        for (names, failure) in mind.patience.failures() {
+            found.push(Problem::warning("", format!("no certificate for {}: {failure}", names.join(", "))));
         }
         found.under(&path)
     }
@@ -586,10 +627,15 @@ mod tests {
     fn an_order_that_broke_down_is_not_begun_again_at_once() {
         let resolver = resolver("acme.json");
         let names: Names = vec!["a.test".into()];
-        let mut mind = Mind { running: vec![names.clone()], asking: vec!["x".to_owned()], ..Mind::default() };
-        resolver.note_breakdown(&mut mind);
-        assert!(mind.running.is_empty() && mind.asking.is_empty());
-        assert!(mind.tried.get(&names).is_some_and(|tried| tried.again > Instant::now() + Duration::from_secs(10)));
+        let other: Names = vec!["b.test".into()];
+        let mut mind =
+            Mind { running: vec![names.clone(), other.clone()], asking: vec!["x".to_owned()], ..Mind::default() };
+        for work in [Some(Work::Order(names.clone())), Some(Work::Ask("x".to_owned())), None] {
+            resolver.note_breakdown(&mut mind, work);
+        }
+        // The others go on.
+        assert!(mind.running == [other] && mind.asking.is_empty() && mind.windows.contains_key("x"));
+        assert!(mind.patience.until(&names).is_some_and(|until| until > Instant::now() + Duration::from_secs(10)));
         assert_eq!(resolver.problems(&mind).len(), 1);
     }
 }

@@ -18,8 +18,8 @@ const NONCE_ATTEMPTS: usize = 20;
 /// Most nonces that are kept for later.
 const NONCES: usize = 16;
 
-/// Longest wait that a server may ask for, in seconds: a week, as long as the longest of their limits count.
-const LONGEST_WAIT_SECONDS: u64 = 7 * 24 * 3600;
+/// Longest wait that a server may ask for, in seconds.
+const LONGEST_WAIT_SECONDS: u64 = super::plan::LONGEST_WAIT_SECONDS.unsigned_abs();
 
 /// Where a server takes what (RFC 8555 §7.1.1).
 #[derive(Clone, Debug, Deserialize)]
@@ -47,8 +47,8 @@ pub(super) struct Meta {
 pub(super) enum Failure {
     /// Nobody was reached, or what was reached does not work.
     Unreachable(String),
-    /// The server refuses, with the last part of the problem's type (RFC 8555 §6.7).
-    Refused { kind: String, detail: String, retry_after: Option<Duration> },
+    /// The server refuses, with the last part of the problem's type (RFC 8555 §6.7), and the name that it is about if that is known.
+    Refused { kind: String, detail: String, about: Option<Box<str>>, retry_after: Option<Duration> },
     /// What we are told to do cannot be done.
     Ours(String),
 }
@@ -229,7 +229,7 @@ pub(super) fn refused(problem: &Value, retry_after: Option<Duration>) -> Failure
         detail.push('…');
     }
     let kind = r#type.rsplit(':').next().unwrap_or_default().chars().take(DETAIL_LIMIT).collect();
-    Failure::Refused { kind, detail, retry_after }
+    Failure::Refused { kind, detail, about: None, retry_after }
 }
 
 fn refusal(answer: &Answer, url: &str) -> Option<Failure> {
@@ -240,7 +240,8 @@ fn refusal(answer: &Answer, url: &str) -> Option<Failure> {
     Some(match serde_json::from_slice::<Value>(&answer.body).ok().filter(|body| body["type"].is_string()) {
         Some(problem) => refused(&problem, retry_after),
         None if answer.status.as_u16() == 429 => {
-            Failure::Refused { kind: "rateLimited".to_owned(), detail: format!("{url} answers 429"), retry_after }
+            let (kind, detail) = ("rateLimited".to_owned(), format!("{url} answers 429"));
+            Failure::Refused { kind, detail, about: None, retry_after }
         }
         None => Failure::Unreachable(format!("{url} answers {}", answer.status)),
     })
@@ -297,6 +298,7 @@ mod tests {
         let refused = |kind: &str, detail: &str, after: Option<u64>| Failure::Refused {
             kind: kind.to_owned(),
             detail: detail.to_owned(),
+            about: None,
             retry_after: after.map(Duration::from_secs),
         };
         for (status, body, expected) in [

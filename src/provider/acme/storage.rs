@@ -1,6 +1,7 @@
 //! `acme.json`: accounts, keys and certificates, in Traefik's layout. One process writes at a time; a file that cannot be read is
 //! never overwritten.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,10 +16,14 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::patience::Remembered;
 use crate::config::router_tls::Domain;
 
 /// Largest file that is read, in bytes: some thousand certificates.
 const LIMIT_BYTES: u64 = 64 << 20;
+
+/// What the file beside the storage is called that has what servers have refused.
+const REFUSALS: &str = ".refusals";
 
 /// Everything in the file, by resolver.
 pub(super) type Document = Map<String, Value>;
@@ -248,19 +253,40 @@ impl Storage {
             // It could not be read again.
             return Err(io::Error::other(format!("it would be larger than {LIMIT_BYTES} bytes")));
         }
-        // Through links: what they point to is replaced, not they.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let mut next = path.clone().into_os_string();
-        next.push(".new");
-        let _ = fs::remove_file(&next);
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&next)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&next, &path));
-        if written.is_err() {
-            let _ = fs::remove_file(&next);
+        replace(&self.path, &text)
+    }
+
+    /// What a resolver had to do with servers that refuse, from the file beside the storage. It is no loss if that cannot be read.
+    pub(super) fn remembered(&self, resolver: &str) -> Vec<Remembered> {
+        self.all_remembered().remove(resolver).unwrap_or_default()
+    }
+
+    /// Keeps that. Whoever calls holds the right to. Blocks until it is on the disk.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn remember(&self, _: &Held, resolver: &str, refusals: Vec<Remembered>) -> io::Result<()> {
+        let _alone = self.changing.lock();
+        let mut all = self.all_remembered();
+        if refusals.is_empty() {
+            all.remove(resolver);
+        } else {
+            all.insert(resolver.to_owned(), refusals);
         }
-        written?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
+        replace(&self.beside(REFUSALS), &serde_json::to_vec_pretty(&all)?)
+    }
+
+    fn all_remembered(&self) -> BTreeMap<String, Vec<Remembered>> {
+        let path = self.beside(REFUSALS);
+        let told = |error: &dyn fmt::Display| log::warn!("{} cannot be read: {error}", path.display());
+        match read(&path) {
+            Ok(text) => serde_json::from_slice(&text).inspect_err(|error| told(error)).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
+            Err(error) => {
+                told(&error);
+                BTreeMap::new()
+            }
+        }
     }
 
     fn beside(&self, ending: &str) -> PathBuf {
@@ -268,6 +294,23 @@ impl Storage {
         path.push(ending);
         path.into()
     }
+}
+
+/// Puts a text in the place of a file, so that there is always one of the two.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    // Through links: what they point to is replaced, not they.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mut next = path.clone().into_os_string();
+    next.push(".new");
+    let _ = fs::remove_file(&next);
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&next)?;
+    let written = file.write_all(text).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&next, &path));
+    if written.is_err() {
+        let _ = fs::remove_file(&next);
+    }
+    written?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
 }
 
 fn part(document: &Document, resolver: &str) -> Result<Kept, String> {
@@ -411,5 +454,24 @@ mod tests {
         assert!(other.hold().unwrap().is_none());
         drop(held);
         assert!(other.hold().unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_refused_is_kept_beside_it() {
+        let (_folder, storage) = storage(WRITTEN);
+        let text = r#"{"le": [{"names": ["a"], "failures": 2, "kind": "k", "detail": "d", "at": 1, "again": 2}]}"#;
+        let path = storage.beside(REFUSALS);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let kept = storage.remembered("le");
+        assert_eq!(kept.len(), 1);
+        let held = storage.hold().unwrap().unwrap();
+        storage.remember(&held, "other", kept.clone()).unwrap();
+        assert_eq!((storage.remembered("le"), storage.remembered("other")), (kept.clone(), kept));
+        storage.remember(&held, "le", Vec::new()).unwrap();
+        assert!(storage.remembered("le").is_empty());
+        fs::write(&path, "{").unwrap();
+        assert!(storage.remembered("other").is_empty());
+        assert_eq!(fs::read_to_string(storage.path()).unwrap(), WRITTEN);
     }
 }
