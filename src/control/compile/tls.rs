@@ -1,6 +1,7 @@
 //! Certificates and TLS options, read from their files. What did not change is kept, and what went bad stays as it was.
 
-use std::collections::{BTreeMap, HashSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub(super) struct Tls {
     /// Every certificate that could be read, and what it was read from.
     read: Vec<Read>,
     certificates: Arc<Certificates>,
-    options: BTreeMap<Name, Terms>,
+    options: BTreeMap<Name, BuiltOptions>,
 }
 
 /// A certificate, and what it was read from.
@@ -31,7 +32,7 @@ struct Read {
 }
 
 /// Options, and what they were built from.
-struct Terms {
+struct BuiltOptions {
     settings: Option<Arc<options::Settings>>,
     files: Files,
     /// `None`: they are broken.
@@ -42,9 +43,10 @@ struct Terms {
 impl Tls {
     pub(super) fn build(written: &Written, previous: Option<&Self>, kit: &Kit, problems: &mut Problems) -> Self {
         let mut read = Vec::with_capacity(written.certificates.len());
+        let before = Before::new(previous);
         for certificate in &written.certificates {
-            let before = previous.and_then(|previous| previous.find(read.len(), &certificate.settings));
-            let found = read_certificate(&certificate.settings, before, &certificate.path, problems);
+            let known = before.find(read.len(), &certificate.settings);
+            let found = read_certificate(&certificate.settings, known, &certificate.path, problems);
             for store in certificate.settings.stores.iter().filter(|store| *store != DEFAULT) {
                 let message = format!("the store `{store}` is not used: there is one store, called `{DEFAULT}`");
                 problems.push(Problem::warning("stores", message).under(&certificate.path));
@@ -58,7 +60,7 @@ impl Tls {
             }
             read.extend(found);
         }
-        let default = default_certificate(written, previous, &mut read, problems);
+        let default = default_certificate(written, &before, &mut read, problems);
         let default = default.unwrap_or_else(|| kit.fallback.clone());
         let all: Vec<_> = read.iter().map(|read| read.certificate.clone()).collect();
         let before = previous.filter(|before| {
@@ -75,12 +77,6 @@ impl Tls {
         Self { read, certificates, options }
     }
 
-    /// What was read from `settings`; looked for first where it should be, as there may be thousands.
-    fn find(&self, at: usize, settings: &certificate::Settings) -> Option<&Read> {
-        let is_it = |read: &&Read| *read.settings == *settings;
-        self.read.get(at).filter(is_it).or_else(|| self.read.iter().find(is_it))
-    }
-
     /// All that could be read.
     pub(super) fn index(&self) -> &Arc<Certificates> {
         &self.certificates
@@ -93,7 +89,7 @@ impl Tls {
 
     /// The options of this name, or the default ones; `None` if they are broken or not there.
     pub(super) fn options(&self, name: Option<&Name>) -> Option<Arc<Options>> {
-        self.options.get(name.map_or(DEFAULT, Name::as_str)).and_then(|terms| terms.built.clone())
+        self.options.get(name.map_or(DEFAULT, Name::as_str)).and_then(|options| options.built.clone())
     }
 
     /// Every certificate that was read, for the metrics.
@@ -120,8 +116,38 @@ impl Tls {
         let options = self
             .options
             .values()
-            .filter_map(|terms| terms.settings.as_ref().map(|settings| (&terms.files, authority_paths(settings))));
+            .filter_map(|built| built.settings.as_ref().map(|settings| (&built.files, authority_paths(settings))));
         read.chain(options).any(|(files, paths)| *files != Files::of(&paths))
+    }
+}
+
+/// What was read before.
+struct Before<'a> {
+    read: &'a [Read],
+    /// By the certificates' files, from when it is needed on.
+    by_file: OnceCell<HashMap<&'a str, Vec<&'a Read>>>,
+}
+
+impl<'a> Before<'a> {
+    fn new(previous: Option<&'a Tls>) -> Self {
+        Self { read: previous.map(|previous| &previous.read[..]).unwrap_or_default(), by_file: OnceCell::new() }
+    }
+
+    /// What was read from `settings`; looked for first where it should be. If one of thousands goes, all that follow have other
+    /// places.
+    fn find(&self, at: usize, settings: &certificate::Settings) -> Option<&'a Read> {
+        let is_it = |read: &&Read| *read.settings == *settings;
+        if let Some(found) = self.read.get(at).filter(is_it) {
+            return Some(found);
+        }
+        let by_file = self.by_file.get_or_init(|| {
+            let mut by_file = HashMap::<_, Vec<_>>::with_capacity(self.read.len());
+            for read in self.read {
+                by_file.entry(&*read.settings.cert_file).or_default().push(read);
+            }
+            by_file
+        });
+        by_file.get(&*settings.cert_file)?.iter().copied().find(is_it)
     }
 }
 
@@ -153,7 +179,7 @@ fn read_certificate(
 /// The certificate of the default store, if it names one.
 fn default_certificate(
     written: &Written,
-    previous: Option<&Tls>,
+    before: &Before<'_>,
     read: &mut Vec<Read>,
     problems: &mut Problems,
 ) -> Option<Arc<Certificate>> {
@@ -172,8 +198,7 @@ fn default_certificate(
     };
     let settings = Arc::new(settings);
     let path = format!("tls.stores.{DEFAULT}.defaultCertificate");
-    let before = previous.and_then(|previous| previous.find(read.len(), &settings));
-    let found = read_certificate(&settings, before, &path, problems)?;
+    let found = read_certificate(&settings, before.find(read.len(), &settings), &path, problems)?;
     let certificate = found.certificate.clone();
     read.push(found);
     Some(certificate)
@@ -192,7 +217,7 @@ fn build_options(
     previous: Option<&Tls>,
     kit: &Kit,
     problems: &mut Problems,
-) -> BTreeMap<Name, Terms> {
+) -> BTreeMap<Name, BuiltOptions> {
     let mut found = BTreeMap::new();
     let is_contested = written.broken.contested.contains(&Contested::Options);
     let defaults = Arc::new(options::Settings::default());
@@ -208,7 +233,7 @@ fn build_options(
         let is_same = previous.is_some_and(|before| Arc::ptr_eq(&before.certificates, certificates));
         let path = format!("tls.options.{name}");
         let (built, warnings) = match before {
-            Some(Terms { built: Some(built), warnings, files: old, .. }) if is_same && *old == files => {
+            Some(BuiltOptions { built: Some(built), warnings, files: old, .. }) if is_same && *old == files => {
                 (Some(built.clone()), warnings.clone())
             }
             _ => {
@@ -222,7 +247,7 @@ fn build_options(
             }
         };
         problems.extend(warnings.clone().under(&path));
-        found.insert(name, Terms { settings: Some(settings.clone()), files, built, warnings });
+        found.insert(name, BuiltOptions { settings: Some(settings.clone()), files, built, warnings });
     }
     for (name, remains) in &written.broken.options {
         if let Some(settings) = &remains.rest
@@ -241,8 +266,8 @@ fn build_options(
     found
 }
 
-fn broken() -> Terms {
-    Terms { settings: None, files: Files::default(), built: None, warnings: Problems::new() }
+fn broken() -> BuiltOptions {
+    BuiltOptions { settings: None, files: Files::default(), built: None, warnings: Problems::new() }
 }
 
 fn certificate_paths(settings: &certificate::Settings) -> Vec<&str> {
