@@ -48,6 +48,7 @@ mod tcp_lives;
 mod tidy;
 mod tls;
 mod tls_to_servers;
+mod tls_ways_in;
 mod traefik;
 mod udp;
 mod udp_reloads;

@@ -18,7 +18,7 @@ fn certificate(pair: &Pair) -> String {
 }
 
 /// Routers of these lines, all to one server; certificates and options of these.
-fn routing(server: &Server, routers: &[&str], certificates: &[&Pair], options: &str) -> String {
+pub(crate) fn routing(server: &Server, routers: &[&str], certificates: &[&Pair], options: &str) -> String {
     let certificates: Vec<_> = certificates.iter().map(|pair| certificate(pair)).collect();
     format!(
         "http:\n  routers:\n{}\n  services:\n    s: {{loadBalancer: {{servers: [{{url: \"{}\"}}]}}}}\n\
@@ -29,7 +29,7 @@ fn routing(server: &Server, routers: &[&str], certificates: &[&Pair], options: &
     )
 }
 
-fn status(answer: &str) -> u16 {
+pub(crate) fn status(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default()
 }
 

@@ -182,3 +182,29 @@ async fn websockets_and_probes_have_the_same_demands() {
     peer.send(upgrade("/0")).await;
     assert_eq!(peer.response_to("GET").await.unwrap().status, 101, "the good one stays");
 }
+
+/// Nginx CVE-2026-1642: what a server says before the handshake is nobody's answer.
+#[tokio::test]
+async fn a_server_that_speaks_before_the_handshake_is_not_heard() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let speaking = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
+                // It hears nothing.
+                let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            });
+        }
+    });
+    let transports =
+        ["insecureSkipVerify: true".to_owned(), "insecureSkipVerify: true, disableHTTP2: false".to_owned()];
+    let gateway = before(&format!("https://{address}"), &transports, "").await;
+    for at in 0..transports.len() {
+        let answer = gateway.connect().await.get(&format!("/{at}"), "").await;
+        assert_eq!(answer.status, 502, "{}", answer.text());
+        assert!(!answer.text().contains("evil"));
+    }
+    speaking.abort();
+}
