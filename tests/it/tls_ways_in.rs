@@ -89,11 +89,15 @@ async fn each_way_to_tls_has_a_deadline() {
     let mut session = rustls::ClientConnection::new(Arc::new(config), "a.test".try_into().unwrap()).unwrap();
     let mut proof = Vec::new();
     session.write_tls(&mut proof).unwrap();
-    let wants_tls = b"\0\0\0\x08\x04\xd2\x16\x2f";
+    let (wants_tls, wants_gss) = (&b"\0\0\0\x08\x04\xd2\x16\x2f"[..], &b"\0\0\0\x08\x04\xd2\x16\x30"[..]);
     for (sent, expected) in [
         (b""[..].to_vec(), &b""[..]),
         (proof[..50].to_vec(), b""),
-        ([&wants_tls[..], &proof[..50]].concat(), b"S"),
+        (wants_tls.to_vec(), b"S"),
+        (wants_gss.to_vec(), b"N"),
+        ([wants_tls, &proof[..50]].concat(), b"S"),
+        ([wants_tls, b"\0\0"].concat(), b"S"),
+        ([wants_gss, wants_tls].concat(), b"NS"),
     ] {
         let mut peer = Peer::connect(gateway.address()).await;
         peer.send(&sent).await;

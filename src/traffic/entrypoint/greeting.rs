@@ -29,7 +29,7 @@ enum First {
     Http1,
     Http2,
     /// To be answered by TLS, within the time that began with the first byte.
-    Tls(Box<ClientHello>, Instant, Asked),
+    Tls(Box<ClientHello>, Instant),
     /// A ClientHello that is none.
     Malformed(&'static str),
     /// A TCP router takes it as it is.
@@ -103,10 +103,11 @@ where
             http1::serve(&self.app, wire).await;
             return None;
         }
-        match self.recognise(&mut wire).await {
+        let mut asked = Asked::Nothing;
+        match self.recognise(&mut wire, &mut asked).await {
             Ok(First::Http1) => http1::serve(&self.app, wire).await,
             Ok(First::Http2) => http2::serve(&self.http2, wire).await,
-            Ok(First::Tls(hello, since, asked)) => return Some(Next::Tls(Caller { wire, hello, since, asked })),
+            Ok(First::Tls(hello, since)) => return Some(Next::Tls(Caller { wire, hello, since, asked })),
             Ok(First::Tcp(route)) => return Some(Next::Tcp(wire, route)),
             Ok(First::Malformed(reason)) => {
                 log::debug!("not a ClientHello: {reason}");
@@ -116,8 +117,11 @@ where
                 http1::finish(&mut wire, http1::Linger::Yes).await;
             }
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                if sniff(&wire.input) == Protocol::Tls {
+                if asked == Asked::Postgres || sniff(&wire.input) == Protocol::Tls {
                     self.shared.observer.turned_away(&wire.connection.client, Refusal::Handshake);
+                    http1::finish(&mut wire, http1::Linger::Yes).await;
+                } else if wire.input.is_empty() {
+                    // It has asked for GSSAPI and was refused. Whoever asks so understands no HTTP.
                     http1::finish(&mut wire, http1::Linger::Yes).await;
                 } else {
                     http1::turn_away(&mut wire, Fault::HeadTimeout).await;
@@ -128,39 +132,43 @@ where
         None
     }
 
-    /// Waits until the first bytes tell what the connection is for.
+    /// Waits until the first bytes tell what the connection is for. `asked` is what came before them, also if that is all.
     ///
     /// # Errors
     /// `TimedOut` in the middle of them; anything else if the client has gone or said nothing.
-    async fn recognise(&self, wire: &mut Wire) -> io::Result<First> {
+    async fn recognise(&self, wire: &mut Wire, asked: &mut Asked) -> io::Result<First> {
         if wire.input.is_empty() && !http1::idle(wire).await {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let timeouts = wire.connection.options().timeouts;
         let started = pace::now();
-        let mut asked = Asked::Nothing;
         loop {
             let protocol = sniff(&wire.input);
             let until = match protocol {
                 Protocol::Tls if self.current.is_some() => match client_hello::read(&wire.input) {
-                    Reading::Whole(hello) => return Ok(First::Tls(Box::new(hello), started, asked)),
+                    Reading::Whole(hello) => return Ok(First::Tls(Box::new(hello), started)),
                     Reading::Malformed(reason) => return Ok(First::Malformed(reason)),
                     Reading::NotTls => return Ok(First::Http1),
                     Reading::Partial => started + timeouts.handshake,
                 },
                 Protocol::Undecided => started + timeouts.head,
                 // PostgreSQL's clients ask first whether TLS is spoken, and begin with it once that was affirmed.
-                Protocol::PostgresTls if asked == Asked::Nothing && self.speaks_postgres(wire) => {
-                    asked = Asked::Postgres;
+                Protocol::PostgresTls if *asked == Asked::Nothing && self.speaks_postgres(wire) => {
+                    *asked = Asked::Postgres;
                     answer_postgres(wire, b'S').await?;
                     started + timeouts.handshake
                 }
-                Protocol::PostgresGss if asked == Asked::Nothing && self.speaks_postgres(wire) => {
+                Protocol::PostgresGss if *asked == Asked::Nothing && self.speaks_postgres(wire) => {
                     answer_postgres(wire, b'N').await?;
                     started + timeouts.head
                 }
                 _ => return Ok(self.plain(wire, protocol)),
             };
+            // Behind a question that was answered there may be what follows it.
+            let is_unread = matches!(protocol, Protocol::PostgresTls | Protocol::PostgresGss) && !wire.input.is_empty();
+            if is_unread {
+                continue;
+            }
             if http1::fill_before(wire, until).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
