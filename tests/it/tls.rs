@@ -1,15 +1,18 @@
 //! TLS at entry points: certificates by name, options by name, and who is refused.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::gateway::Gateway;
-use crate::harness::peer::{Peer, soon};
+use crate::harness::peer::{End, Peer, soon};
 use crate::harness::server::{Server, ok};
 use crate::harness::tls::{Authority, Pair, get, quoted, shake_hands};
 
@@ -354,4 +357,63 @@ async fn who_takes_no_answer_is_cut_off_also_where_tls_holds_its_end() {
     // One request after the other until there is no room left on either way. The connection must end, not stand still.
     while peer.try_send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await {}
     assert!(server.count() > 10, "{}", server.count());
+}
+
+/// A handshake that ends when a drain has closed those that were idle is followed by a request, and that is answered.
+#[tokio::test]
+async fn a_handshake_that_outlasts_idle_connections_is_no_idle_connection() {
+    let (server, authority) = (Server::says("hello").await, Authority::new());
+    let routers =
+        ["all: {rule: 'PathPrefix(`/`)', service: s}", "secure: {rule: 'PathPrefix(`/`)', service: s, tls: {}}"];
+    let mut gateway = Gateway::setup()
+        .dynamic(routing(&server, &routers, &[&authority.certify(&["a.test"])], ""))
+        .flag("drain.idleSpread=100ms")
+        .start()
+        .await;
+    let mut idle = gateway.connect().await;
+    assert_eq!(idle.get("/", "").await.status, 200);
+    let name = rustls::pki_types::ServerName::try_from("a.test").unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::new(authority.client(&["http/1.1"], None)), name).unwrap();
+    let mut stream = gateway.connect().await.into_stream();
+    send(&mut tls, &mut stream).await;
+    while tls.is_handshaking() {
+        receive(&mut tls, &mut stream).await;
+    }
+    // All that is missing is the client's last word.
+    gateway.signal(Signal::TERM);
+    assert_eq!(idle.end().await, End::Closed);
+    send(&mut tls, &mut stream).await;
+    // What comes back is tickets: then the gateway waits for a request.
+    receive(&mut tls, &mut stream).await;
+    tls.writer().write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").unwrap();
+    send(&mut tls, &mut stream).await;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello") {
+        receive(&mut tls, &mut stream).await;
+        let _ = tls.reader().read_to_end(&mut answer);
+    }
+    let answer = String::from_utf8(answer).unwrap().to_lowercase();
+    assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert_eq!(gateway.ended().await, Some(0));
+}
+
+/// Sends what there is to send.
+async fn send(tls: &mut rustls::ClientConnection, stream: &mut TcpStream) {
+    let mut bytes = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut bytes).unwrap();
+    }
+    soon(stream.write_all(&bytes)).await.unwrap();
+}
+
+/// Takes what comes next, which must be something.
+async fn receive(tls: &mut rustls::ClientConnection, stream: &mut TcpStream) {
+    let mut bytes = [0; 4096];
+    let read = soon(stream.read(&mut bytes)).await.unwrap();
+    assert!(read > 0, "the connection was closed");
+    let mut bytes = &bytes[..read];
+    while !bytes.is_empty() {
+        tls.read_tls(&mut bytes).unwrap();
+        tls.process_new_packets().unwrap();
+    }
 }

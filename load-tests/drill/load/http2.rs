@@ -50,13 +50,13 @@ impl Client {
 
     /// A stream in both directions: each message comes back before the next one is sent, and the status at the end.
     pub(super) async fn grpc(&self, number: u64) -> io::Result<()> {
-        let until = Instant::now() + Duration::from_millis(fastrand::u64(500..6_000));
         let mut request = call(Method::POST, "/drill.Echo/Each");
         request.headers_mut().extend(HeaderMap::from_iter([
             (CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
             (TE, HeaderValue::from_static("trailers")),
         ]));
         let (response, mut send) = self.patiently(self.open(request, false)).await?;
+        let until = Instant::now() + Duration::from_millis(fastrand::u64(500..6_000));
         let mut body = None;
         let mut response = Some(response);
         let mut count = 0u32;

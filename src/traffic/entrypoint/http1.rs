@@ -125,6 +125,9 @@ async fn read_head(wire: &mut Wire) -> Incoming {
     }
 }
 
+/// For so long a connection is never idle too long for a drain.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+
 /// Waits for the first byte of a request; false if none comes. Only here may a drain close the connection.
 pub(super) async fn idle(wire: &mut Wire) -> bool {
     let timeouts = wire.connection.options().timeouts;
@@ -141,7 +144,9 @@ pub(super) async fn idle(wire: &mut Wire) -> bool {
         }
         wire.release_buffers();
         let started = *deadline.get_or_insert_with(now);
-        let until = match (patience.map(|patience| started + patience), wire.connection.close_idle_at()) {
+        // It may just have become idle: its handshake took so long, say, and the first request is on its way.
+        let drain = wire.connection.close_idle_at().map(|at| at.max(started + LEFT_ALONE));
+        let until = match (patience.map(|patience| started + patience), drain) {
             (Some(idle), Some(drain)) => idle.min(drain),
             (idle, drain) => match idle.or(drain) {
                 Some(until) => until,

@@ -17,7 +17,7 @@ use super::patience::{Cost, Patience};
 use super::streams::State;
 
 /// How long a client may stay that goes or was told to, once it has its answers.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// The frames of one connection.
 #[derive(Debug)]
