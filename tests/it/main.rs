@@ -24,6 +24,7 @@ mod front_door;
 mod grpc;
 mod grpc_web;
 mod h2_attacks;
+mod h2_beside;
 mod handover;
 mod harness;
 mod held_sockets;

@@ -1,7 +1,6 @@
 //! D-MEM: what those cost who keep a connection and do nothing with it, or next to nothing.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,71 +9,38 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::SendRequest;
 use http::{Request, Response};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::harness::gateway::Gateway;
+use crate::harness::generous::{ANSWER_BYTES, generous};
+use crate::harness::honest;
 use crate::harness::peer::{PATIENCE, Peer, soon, until};
+use crate::harness::server::{Server, answer};
 use crate::harness::tls::{Authority, quoted, shake_hands};
 
 /// Most that an idle connection takes, in KiB: in clear text, over TLS, with HTTP/2 over TLS.
-const IDLE_KIB: usize = 24;
-const IDLE_TLS_KIB: usize = 64;
-const IDLE_HTTP2_KIB: usize = 96;
+const IDLE_KIB: usize = 16;
+const IDLE_TLS_KIB: usize = 40;
+const IDLE_HTTP2_KIB: usize = 64;
+/// How many of them there are, and how long they may be idle.
+const CROWD: usize = 2000;
+const IDLE: Duration = Duration::from_secs(20);
 /// Most that a reader takes who does not read, with TLS and without: up to 64 KiB are read ahead from a server for it. And with HTTP/2,
 /// over which less waits.
 const READER_KIB: usize = 128;
-const READER_HTTP2_KIB: usize = 88;
+const READER_HTTP2_KIB: usize = 96;
 /// The cap of a head, and what may come on top of it.
 const HEAD_KIB: usize = 32;
 const HEAD_REST_KIB: usize = 8;
 /// What a process may take for itself while there are many connections.
 const OWN_KIB: usize = 1024;
-/// An answer that fits into no buffer between the server and its reader.
-const ANSWER_BYTES: u64 = 64 << 20;
-
-/// A server whose answers are large; it counts the bytes that somebody has taken.
-async fn generous() -> (SocketAddr, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let taken = Arc::<AtomicU64>::default();
-    let counter = taken.clone();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let taken = counter.clone();
-            // A head and its two bytes are two writes: the second would wait for the first to be acknowledged.
-            stream.set_nodelay(true).unwrap();
-            // What waits in the kernel is not what is measured, and there is not enough of it for many servers like this one.
-            socket2::SockRef::from(&stream).set_send_buffer_size(64 << 10).unwrap();
-            tokio::spawn(async move {
-                let mut request = Vec::new();
-                let is_whole = |request: &[u8]| request.ends_with(b"\r\n\r\n");
-                loop {
-                    while !is_whole(&request) {
-                        if stream.read_buf(&mut request).await? == 0 {
-                            return Ok(());
-                        }
-                    }
-                    let bytes = if request.starts_with(b"GET /large") { ANSWER_BYTES } else { 2 };
-                    request.clear();
-                    stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n").as_bytes()).await?;
-                    let mut rest = bytes;
-                    let piece = [b'x'; 1 << 14];
-                    while rest > 0 {
-                        let wrote = stream.write(&piece[..piece.len().min(rest as usize)]).await? as u64;
-                        taken.fetch_add(wrote, Ordering::SeqCst);
-                        rest -= wrote;
-                    }
-                }
-                #[expect(unreachable_code, reason = "says what the errors are")]
-                std::io::Result::Ok(())
-            });
-        }
-    });
-    (address, taken)
-}
 
 fn resident_kib(gateway: &Gateway) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
@@ -108,7 +74,7 @@ enum Speaks {
 enum Client {
     Http(Peer),
     Https(Box<TlsStream<TcpStream>>),
-    Http2 { requests: SendRequest<Bytes>, unread: Option<Response<RecvStream>> },
+    Http2 { requests: SendRequest<Bytes>, unread: Option<Response<RecvStream>>, connection: JoinHandle<()> },
 }
 
 impl Client {
@@ -137,8 +103,27 @@ impl Client {
         match self {
             Self::Http(peer) => peer.send(head).await,
             Self::Https(stream) => stream.write_all(head).await.unwrap(),
-            Self::Http2 { requests, unread } => *unread = Some(request(requests, "/large").await),
+            Self::Http2 { requests, unread, .. } => *unread = Some(request(requests, "/large").await),
         }
+    }
+
+    /// Asks now and then until it is to be `silent`. Then it waits until the gateway closes the connection.
+    async fn linger(mut self, mut silent: watch::Receiver<bool>) {
+        while !*silent.borrow_and_update() {
+            self.ask().await;
+            let _ = timeout(IDLE / 4, silent.changed()).await;
+        }
+        let mut rest = Vec::new();
+        match self {
+            Self::Http(peer) => drop(peer.into_stream().read_to_end(&mut rest).await),
+            Self::Https(mut stream) => drop(stream.read_to_end(&mut rest).await),
+            // It ends with the last handle, too.
+            Self::Http2 { requests, connection, .. } => {
+                connection.await.unwrap();
+                drop(requests);
+            }
+        }
+        assert_eq!(rest, b"");
     }
 }
 
@@ -152,34 +137,46 @@ async fn request(requests: &SendRequest<Bytes>, path: &str) -> Response<RecvStre
 struct Strained {
     gateway: Gateway,
     taken: Arc<AtomicU64>,
+    /// Answers honest clients.
+    server: Server,
     authority: Authority,
     before: usize,
 }
 
 impl Strained {
     async fn start(speaks: Speaks) -> Self {
+        // Many systems grant a thousand descriptors and more to those who ask. The gateway gets as many.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let (origin, taken) = generous().await;
+        let server = Server::start(|received| answer(200, "", received.target())).await;
         let authority = Authority::new();
         let pair = authority.certify(&["a.test"]);
         let gateway = Gateway::setup()
             .flag(format!("entryPoints.web.http.maxHeaderBytes={}", HEAD_KIB << 10))
+            .flag(format!("entryPoints.web.transport.respondingTimeouts.idleTimeout={}s", IDLE.as_secs()))
             .flag("log.level=INFO")
             .dynamic(format!(
                 "http:
   routers:
     all: {{rule: 'PathPrefix(`/`)', service: one}}
+    honest: {{rule: 'PathPrefix(`/honest`)', service: two}}
     secure: {{rule: 'PathPrefix(`/`)', service: one, tls: {{}}}}
-  services: {{one: {{loadBalancer: {{servers: [{{url: 'http://{origin}'}}]}}}}}}
+  services:
+    one: {{loadBalancer: {{servers: [{{url: 'http://{origin}'}}]}}}}
+    two: {{loadBalancer: {{servers: [{{url: '{}'}}]}}}}
 tls: {{certificates: [{{certFile: {}, keyFile: {}}}]}}
 ",
+                server.url(),
                 quoted(&pair.certificate),
                 quoted(&pair.key),
             ))
             .start()
             .await;
-        let mut strained = Self { gateway, taken, authority, before: 0 };
+        let mut strained = Self { gateway, taken, server, authority, before: 0 };
         // What every kind of connection makes once.
         drop(strained.connect_all(speaks, 50).await);
+        honest::ask(strained.gateway.address(), 10).await;
         strained.before = settled(|| resident_kib(&strained.gateway)).await;
         strained
     }
@@ -206,8 +203,8 @@ tls: {{certificates: [{{certFile: {}, keyFile: {}}}]}}
             return Client::Https(Box::new(stream));
         }
         let (requests, connection) = soon(h2::client::handshake(stream)).await.unwrap();
-        tokio::spawn(connection);
-        Client::Http2 { requests, unread: None }
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Client::Http2 { requests, unread: None, connection }
     }
 
     /// What so many connections take must not be more than `most_kib` for each.
@@ -229,15 +226,42 @@ tls: {{certificates: [{{certFile: {}, keyFile: {}}}]}}
 }
 
 #[tokio::test]
-async fn idle_connections_cost_little() {
-    for (speaks, count, most_kib) in
-        [(Speaks::Http, 1000, IDLE_KIB), (Speaks::Https, 300, IDLE_TLS_KIB), (Speaks::Http2, 300, IDLE_HTTP2_KIB)]
-    {
-        let strained = Strained::start(speaks).await;
-        let clients = strained.connect_all(speaks, count).await;
-        strained.check(&format!("idle, {speaks:?}"), (count, most_kib)).await;
-        strained.closes(clients, count).await;
+async fn idle_connections_cost_little_and_end() {
+    idle(Speaks::Http, IDLE_KIB).await;
+}
+
+#[tokio::test]
+async fn idle_connections_over_tls_cost_little_and_end() {
+    idle(Speaks::Https, IDLE_TLS_KIB).await;
+}
+
+#[tokio::test]
+async fn idle_connections_with_http2_cost_little_and_end() {
+    idle(Speaks::Http2, IDLE_HTTP2_KIB).await;
+}
+
+/// Honest clients are served beside a crowd that does nothing, and in the end it is gone.
+async fn idle(speaks: Speaks, most_kib: usize) {
+    let strained = Strained::start(speaks).await;
+    let (fall_silent, silent) = watch::channel(false);
+    let mut crowd = JoinSet::new();
+    for _ in 0..CROWD / 50 {
+        // They must not be idle for too long before all are there.
+        for client in strained.connect_all(speaks, 50).await {
+            crowd.spawn(client.linger(silent.clone()));
+        }
     }
+    fall_silent.send(true).unwrap();
+    let since = Instant::now();
+    let waits = honest::ask(strained.gateway.address(), 50).await;
+    println!("beside {CROWD} idle connections, {speaks:?}: {waits}");
+    strained.check(&format!("idle, {speaks:?}"), (CROWD, most_kib)).await;
+    // The first of them may have asked a while ago when they all fell silent.
+    assert!(since.elapsed() < IDLE * 3 / 4, "it takes too long to look at them: {:?}", since.elapsed());
+    timeout(IDLE + 2 * PATIENCE, crowd.join_all()).await.unwrap();
+    assert!(since.elapsed() >= IDLE * 3 / 4, "{:?}", since.elapsed());
+    honest::ask(strained.gateway.address(), 10).await;
+    assert_eq!(strained.server.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -186,6 +186,10 @@ pub struct KeepAlive {
 /// What a client takes for granted before it hears of another size (RFC 9113 §6.5.2).
 pub(super) const HEADER_TABLE_BYTES: u32 = 4096;
 
+/// Bytes of one answer that wait for an HTTP/2 client to take what it has said it would. With the library's 400 KiB, a client with wide
+/// windows that reads nothing would hold 100 MB.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
+
 /// HTTP/2 settings of an entry point.
 #[derive(Clone, Copy, Debug)]
 pub struct Http2 {
@@ -225,7 +229,8 @@ impl Http2 {
             .max_header_list_size(self.max_header_list_bytes)
             .initial_window_size(self.stream_window_bytes)
             .initial_connection_window_size(self.connection_window_bytes)
-            .max_frame_size(self.frame_bytes());
+            .max_frame_size(self.frame_bytes())
+            .max_send_buffer_size(SEND_BUFFER_BYTES);
         if self.header_table_bytes != HEADER_TABLE_BYTES {
             options.header_table_size(self.header_table_bytes);
         }
