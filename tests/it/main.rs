@@ -42,6 +42,7 @@ mod routing;
 mod services;
 mod smuggling;
 mod smuggling_through;
+mod stalled;
 mod strain;
 mod tcp;
 mod tcp_clients;

@@ -86,19 +86,14 @@ where
         session.set_total_drain_timeout(Some(DRAIN));
         let patience = options.timeouts.read.filter(|_| !session.is_body_empty());
         let line = patience.map(|_| request_line(&session)).unwrap_or_default();
-        let stream = Stream::new();
+        let stream = Stream::new(patience);
         let work = stream.scope(self.app.process_new_http(session, shutdown));
-        let Some(patience) = patience else {
-            let kept = work.await;
-            note_end(&connection, &stream);
-            return kept;
-        };
         tokio::select! {
             kept = work => {
                 note_end(&connection, &stream);
                 kept
             }
-            () = stream.stalls(patience) => {
+            () = stream.stalls() => {
                 // The stream is reset with its session.
                 connection.shared().observer.refused(&connection.client, Fault::BodyTimeout, line.as_bytes());
                 None

@@ -12,10 +12,15 @@ tokio::task_local! {
     static CURRENT: Arc<Stream>;
 }
 
+/// How long hooks have to answer a client that does not send its body, before its stream is reset without a word.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// One HTTP/2 stream. Hooks speak to it by the functions without `self`, which do nothing for HTTP/1.
 #[derive(Debug)]
 pub struct Stream {
     started: Instant,
+    /// How long the request body may take; once the answer has begun, how long nothing may flow.
+    patience: Option<Duration>,
     /// Milliseconds from the start to what counts as the last progress of the body.
     progress: AtomicU64,
     /// The body has been read to its end.
@@ -24,9 +29,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(patience: Option<Duration>) -> Arc<Self> {
         Arc::new(Self {
             started: now(),
+            patience,
             progress: AtomicU64::new(0),
             is_read: AtomicBool::new(false),
             is_abandoned: AtomicBool::new(false),
@@ -46,6 +52,11 @@ impl Stream {
         });
     }
 
+    /// When the request body is to be whole, as far as is known by now. Over HTTP/1 the wire keeps the time.
+    pub fn body_due() -> Option<Instant> {
+        CURRENT.try_with(|stream| stream.due()).ok().flatten()
+    }
+
     /// Notes that the client has gone before it had its answer.
     pub fn note_abandoned() {
         let _ = CURRENT.try_with(|stream| stream.is_abandoned.store(true, Ordering::Relaxed));
@@ -60,11 +71,15 @@ impl Stream {
         CURRENT.scope(self.clone(), work)
     }
 
-    /// Resolves when the request body has made no progress for `patience` and is not over.
-    pub(super) async fn stalls(&self, patience: Duration) {
-        while !self.is_read.load(Ordering::Relaxed) {
-            let until = self.started + Duration::from_millis(self.progress.load(Ordering::Relaxed)) + patience;
-            let left = until.saturating_duration_since(now());
+    fn due(&self) -> Option<Instant> {
+        let patience = self.patience.filter(|_| !self.is_read.load(Ordering::Relaxed))?;
+        Some(self.started + Duration::from_millis(self.progress.load(Ordering::Relaxed)) + patience)
+    }
+
+    /// Resolves when the request body is overdue and the hooks have not made an end of it.
+    pub(super) async fn stalls(&self) {
+        while let Some(due) = self.due() {
+            let left = (due + LAST_WORD).saturating_duration_since(now());
             if left.is_zero() {
                 return;
             }
@@ -78,14 +93,14 @@ impl Stream {
 mod tests {
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(40);
+    const PATIENCE: Duration = Duration::from_secs(40);
 
     /// Whether the body of `work` is given up.
     async fn stalls(work: impl Future<Output = ()>) -> bool {
-        let stream = Stream::new();
+        let stream = Stream::new(Some(PATIENCE));
         tokio::select! {
             () = stream.scope(work) => false,
-            () = stream.stalls(PATIENCE) => true,
+            () = stream.stalls() => true,
         }
     }
 
@@ -105,6 +120,24 @@ mod tests {
             }
         };
         assert!(!stalls(conversation).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hooks_know_when_a_body_is_due() {
+        let started = now();
+        let stream = Stream::new(Some(PATIENCE));
+        let seen = stream.scope(async {
+            let first = Stream::body_due();
+            tokio::time::sleep(PATIENCE / 2).await;
+            Stream::note_progress();
+            let second = Stream::body_due();
+            Stream::note_body_end();
+            (first, second, Stream::body_due())
+        });
+        assert_eq!(seen.await, (Some(started + PATIENCE), Some(started + PATIENCE * 3 / 2), None));
+        let stream = Stream::new(None);
+        assert_eq!(stream.scope(async { Stream::body_due() }).await, None);
+        assert_eq!(Stream::body_due(), None);
     }
 
     #[test]

@@ -22,15 +22,15 @@ use crate::service::idle::Connection;
 
 use super::answer::{self, Body, Head};
 use super::lost;
+use super::parts::write_parts;
 use super::upload::Upload;
+use crate::traffic::entrypoint::Stream;
 use crate::traffic::http::Flight;
 
 /// Parts of an answer that are written at once.
 const PARTS: usize = 8;
 /// Bytes of an answer that may wait for more of it.
 const HELD_BYTES: usize = 16 << 10;
-/// Bytes of parts that are joined to one.
-const JOINED_BYTES: usize = 8 << 10;
 /// Bytes asked for with one read: of a head, and of a body.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
 /// The same of a body for a client over TLS or HTTP/2, where more of it waits in other layers.
@@ -341,6 +341,7 @@ impl<'a> Conversation<'a> {
         let is_requests_turn = self.is_requests_turn;
         let Self { session, connection, upload, .. } = self;
         let Connection { stream, input, .. } = &mut **connection;
+        let due = if upload.wants_more() { Stream::body_due() } else { None };
         let mut body = pin!(session.downstream_session.read_body_or_idle(!upload.is_open()));
         let mut timer = pin!(None::<Sleep>);
         poll_fn(|cx| {
@@ -359,12 +360,13 @@ impl<'a> Conversation<'a> {
                 return Poll::Ready(Event::Answer(read));
             }
             let stuck_at = upload.stuck_at();
-            let Some(deadline) = until.into_iter().chain(stuck_at).min() else { return Poll::Pending };
+            let Some(deadline) = until.into_iter().chain(stuck_at).chain(due).min() else { return Poll::Pending };
             if timer.as_ref().as_pin_ref().is_none_or(|timer| timer.deadline() != deadline.into()) {
                 timer.set(Some(tokio::time::sleep_until(deadline.into())));
             }
             match timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
                 Some(Poll::Ready(())) if stuck_at == Some(deadline) => Poll::Ready(Event::Stuck),
+                Some(Poll::Ready(())) if due == Some(deadline) => Poll::Ready(Event::Body(Err(late()))),
                 Some(Poll::Ready(())) => Poll::Ready(Event::TimeIsUp),
                 _ => Poll::Pending,
             }
@@ -381,34 +383,6 @@ fn make_room(input: &mut BytesMut, bytes: usize) {
     }
 }
 
-/// Writes parts of an answer to the client. Those that Pingora is given together it copies into one buffer, which it keeps until the
-/// answer is over: large ones go by themselves. Who does not read would else hold twice what was read for him.
-pub(super) async fn write_parts(session: &mut Session, parts: Vec<HttpTask>) -> Result<()> {
-    if parts.iter().map(body_bytes).sum::<usize>() <= JOINED_BYTES {
-        return session.write_response_tasks(parts).await.map(drop);
-    }
-    let (mut joined, mut joined_bytes) = (Vec::new(), 0);
-    for part in parts {
-        let bytes = body_bytes(&part);
-        // Before it fails, Pingora pushes out what it is given together with the failure.
-        let stays = joined.is_empty() || matches!(part, HttpTask::Failed(_));
-        if joined_bytes + bytes > JOINED_BYTES && !stays {
-            session.write_response_tasks(std::mem::take(&mut joined)).await?;
-            joined_bytes = 0;
-        }
-        joined_bytes += bytes;
-        joined.push(part);
-    }
-    session.write_response_tasks(joined).await.map(drop)
-}
-
-fn body_bytes(part: &HttpTask) -> usize {
-    match part {
-        HttpTask::Body(Some(piece), _) => piece.len(),
-        _ => 0,
-    }
-}
-
 /// How long parts of an answer may wait for more (`responseForwarding.flushInterval`). As in Traefik, what streams never waits:
 /// events, and bodies whose length nobody knows.
 pub(super) fn hold(flight: &Flight, body: &Body, response: &ResponseHeader) -> Option<Duration> {
@@ -418,6 +392,11 @@ pub(super) fn hold(flight: &Flight, body: &Body, response: &ResponseHeader) -> O
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().get(..17).is_some_and(|it| it.eq_ignore_ascii_case(b"text/event-stream")));
     (matches!(body, Body::Length(_)) && !streams).then_some(interval)
+}
+
+/// The request body has not come in time.
+fn late() -> Box<Error> {
+    Error::explain(ErrorType::ReadTimedout, "the request body").into_down()
 }
 
 fn is_read_error(error: &Error) -> bool {

@@ -24,13 +24,15 @@ use tokio::io::AsyncWriteExt;
 use crate::service::idle::Connection;
 
 use self::answer::Body;
-use self::conversation::{Conversation, write_parts};
+use self::conversation::Conversation;
+use self::parts::write_parts;
 use self::upload::{Framing, Upload};
 use super::hooks::is_interim;
 use super::{Flight, Gateway, upstream};
 
 mod answer;
 mod conversation;
+mod parts;
 mod upload;
 
 /// Informational answers that may precede the one that counts.
