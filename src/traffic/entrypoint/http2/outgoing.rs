@@ -5,17 +5,23 @@ use super::patience::Patience;
 
 /// The status 400 and nothing else, compressed (RFC 7541 Appendix A). Every answer of ours, and of servers, has a date at least.
 const BARE_400: [u8; 1] = [0x8c];
+/// Bytes of a payload in which the reason stands, and before it in a GOAWAY the newest stream (RFC 9113 §6.4, §6.8).
+const RST_STREAM_BYTES: usize = 4;
+const GOAWAY_BYTES: usize = 8;
 
 /// Follows what is sent to a client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outgoing {
     cursor: Cursor,
+    /// The kind of the frame that we are in.
+    kind: u8,
+    /// The beginning of its payload, and how much of it there is: a frame may go out in pieces.
+    begun: [u8; GOAWAY_BYTES],
+    filled: u8,
     /// The newest stream that a GOAWAY said to be served.
     most_served: u32,
     /// A GOAWAY has named an error.
     has_complained: bool,
-    /// The frame that we are in is part of an answer.
-    is_in_answer: bool,
     /// Some of an answer has gone out since somebody asked.
     has_answer: bool,
 }
@@ -35,9 +41,11 @@ impl Outgoing {
     pub(super) fn new() -> Self {
         Self {
             cursor: Cursor::behind(0),
+            kind: kind::NONE,
+            begun: [0; GOAWAY_BYTES],
+            filled: 0,
             most_served: u32::MAX >> 1,
             has_complained: false,
-            is_in_answer: false,
             has_answer: false,
         }
     }
@@ -98,36 +106,46 @@ impl Outgoing {
     pub(super) fn follow(&mut self, mut bytes: &[u8], patience: &mut Patience) -> usize {
         let mut mistakes = 0;
         while let Some(piece) = self.cursor.next(&mut bytes) {
-            let Piece::Head(head) = piece else {
-                self.has_answer |= self.is_in_answer;
-                continue;
-            };
-            self.is_in_answer = matches!(head.kind, kind::DATA | kind::HEADERS | kind::CONTINUATION);
-            self.has_answer |= self.is_in_answer;
-            match head.kind {
-                kind::DATA | kind::HEADERS => {
-                    patience.earn_frame(head.length);
-                    if head.has(flag::END_STREAM) {
-                        patience.earn_answer();
+            match piece {
+                Piece::Head(head) => {
+                    (self.kind, self.filled) = (head.kind, 0);
+                    if matches!(head.kind, kind::DATA | kind::HEADERS) {
+                        patience.earn_frame(head.length);
+                        if head.has(flag::END_STREAM) {
+                            patience.earn_answer();
+                        }
                     }
                 }
-                kind::RST_STREAM if is_mistake(bytes) => mistakes += 1,
-                kind::GOAWAY => {
-                    let number = |at: usize| bytes.get(at..)?.first_chunk().map(|number| u32::from_be_bytes(*number));
-                    self.most_served = self.most_served.min(number(0).unwrap_or(u32::MAX));
-                    self.has_complained |= number(4).is_some_and(|reason| reason != 0);
-                }
-                _ => {}
+                Piece::Payload(payload) => mistakes += usize::from(self.is_mistake(payload)),
             }
+            self.has_answer |= matches!(self.kind, kind::DATA | kind::HEADERS | kind::CONTINUATION);
         }
         mistakes
     }
-}
 
-/// Whether a stream is reset for a mistake of the client's.
-fn is_mistake(payload: &[u8]) -> bool {
-    const MISTAKES: [Reason; 3] = [Reason::Protocol, Reason::FlowControl, Reason::StreamClosed];
-    payload.first_chunk().is_some_and(|code| MISTAKES.iter().any(|reason| (*reason as u32).to_be_bytes() == *code))
+    /// Notes a part of a payload: whether with it a stream is reset for a mistake of the client's.
+    fn is_mistake(&mut self, payload: &[u8]) -> bool {
+        let wanted = match self.kind {
+            kind::RST_STREAM => RST_STREAM_BYTES,
+            kind::GOAWAY => GOAWAY_BYTES,
+            _ => return false,
+        };
+        let filled = usize::from(self.filled);
+        let more = payload.len().min(wanted.saturating_sub(filled));
+        self.begun[filled..filled + more].copy_from_slice(&payload[..more]);
+        self.filled += more as u8;
+        if more == 0 || filled + more < wanted {
+            return false;
+        }
+        let [number, reason] = [0, 4].map(|at| self.begun[at..].first_chunk().copied().map_or(0, u32::from_be_bytes));
+        if self.kind == kind::GOAWAY {
+            self.most_served = self.most_served.min(number);
+            self.has_complained |= reason != 0;
+            return false;
+        }
+        const MISTAKES: [Reason; 3] = [Reason::Protocol, Reason::FlowControl, Reason::StreamClosed];
+        MISTAKES.iter().any(|reason| *reason as u32 == number)
+    }
 }
 
 #[cfg(test)]
@@ -175,11 +193,17 @@ mod tests {
         let reset = |reason: u32| frame(kind::RST_STREAM, 1, [reason]);
         let bytes =
             [reset(1), reset(3), reset(5), reset(0), reset(7), reset(8), frame(kind::GOAWAY, 0, [9, 0])].concat();
-        let mut outgoing = Outgoing::new();
-        assert_eq!(outgoing.follow(&bytes, &mut Patience::new(Instant::now())), 3);
-        assert_eq!((outgoing.most_served(), outgoing.is_between_frames()), (9, true));
-        assert!(!outgoing.has_complained());
-        outgoing.follow(&frame(kind::GOAWAY, 0, [11, 3]), &mut Patience::new(Instant::now()));
-        assert_eq!((outgoing.most_served(), outgoing.has_complained()), (9, true));
+        let mut complaint = [&frame(kind::GOAWAY, 0, [11, 3])[..], b"why"].concat();
+        complaint[2] += 3;
+        // However they fall into writes.
+        for size in 1..=bytes.len() {
+            let (mut outgoing, mut patience) = (Outgoing::new(), Patience::new(Instant::now()));
+            let mistakes: usize = bytes.chunks(size).map(|piece| outgoing.follow(piece, &mut patience)).sum();
+            assert_eq!((mistakes, outgoing.most_served(), outgoing.is_between_frames()), (3, 9, true), "{size}");
+            assert!(!outgoing.has_complained(), "{size}");
+            let mistakes: usize = complaint.chunks(size).map(|piece| outgoing.follow(piece, &mut patience)).sum();
+            assert_eq!((mistakes, outgoing.most_served(), outgoing.is_between_frames()), (0, 9, true), "{size}");
+            assert!(outgoing.has_complained() && !outgoing.take_answer(), "{size}");
+        }
     }
 }
