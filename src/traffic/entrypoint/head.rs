@@ -10,7 +10,7 @@ use crate::exchange::Fault;
 /// Empty lines tolerated before a request line (RFC 9112 §2.2 asks for one).
 const LEADING_LINES: usize = 4;
 /// Bytes of a request line besides method and target.
-const LINE_EXTRA: usize = "  HTTP/1.1\r\n".len();
+const LINE_EXTRA: usize = "  HTTP/1.1".len();
 
 /// Looks for the end of a head as it arrives; no byte is looked at twice.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ impl HeadScan {
         }
         self.at = buffer.len();
         if self.lines == 0
-            && let Some(fault) = too_long_line(buffer, limits)
+            && let Some(fault) = too_long_line(buffer.strip_suffix(b"\r").unwrap_or(buffer), limits)
         {
             return Progress::Refused(fault);
         }
@@ -87,7 +87,7 @@ impl HeadScan {
     }
 }
 
-/// The failure of a request line that is too long already, whole or not.
+/// The failure of a request line that is too long already, whole or not; its end is no part of it.
 fn too_long_line(line: &[u8], limits: &Limits) -> Option<Fault> {
     let most = METHOD_BYTES + limits.target_bytes + LINE_EXTRA;
     if line.len() <= most {
@@ -188,6 +188,18 @@ mod tests {
         ] {
             for step in [1, 2, 7, 1000] {
                 assert_eq!(feed(input.as_bytes(), step).0, expected, "{input:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_is_as_long_as_it_is_however_it_is_cut() {
+        for length in 40..80 {
+            let input = format!("GET /{:a<1$}\r\n\r\n", "", length - "GET /".len());
+            let (whole, _) = feed(input.as_bytes(), 1000);
+            assert_eq!(whole == Progress::Complete(input.len()), length <= METHOD_BYTES + 16 + LINE_EXTRA, "{length}");
+            for step in 1..input.len() {
+                assert_eq!(feed(input.as_bytes(), step).0, whole, "{length} by {step}");
             }
         }
     }
