@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 .DEFAULT_GOAL := help
-.PHONY: help run test conformance check fmt doc bench hitless systemd load dist pgo prepare
+.PHONY: help run test conformance fuzz check fmt doc bench hitless systemd load dist pgo prepare
 
 help: ## lists these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -20,9 +20,17 @@ conformance: prepare ## the public suite for HTTP/2, which is built first
 	$(CARGO) install --locked --quiet --root target/tools --version 0.2.5 httpwg-cli
 	HTTPWG=$(CURDIR)/target/tools/bin/httpwg $(CARGO) test --locked --all-features --test it -- --ignored --nocapture the_public_suite_passes
 
-check: prepare ## format, lints, documentation, licences and advisories
+FUZZ_SECONDS ?= 20
+fuzz: ## what reads bytes of strangers, under coverage guidance: FUZZ_SECONDS (20) for each reader
+	@tools/prepare fuzz
+	FUZZ_SECONDS=$(FUZZ_SECONDS) tools/fuzz
+
+check: prepare ## format, lints (those of the fuzz targets, too), documentation, licences and advisories
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
+	@# Nothing is linked, so libFuzzer itself, which is C++, is not built.
+	CUSTOM_LIBFUZZER_PATH=./libfuzzer.a $(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib --all-features
 	@if ! command -v cargo-deny >/dev/null 2>&1; then \
 	    echo "cargo-deny is not installed: licences and advisories were not looked at"; exit 0; fi; \

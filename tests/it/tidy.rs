@@ -189,6 +189,32 @@ fn no_file_is_dead() {
     }
 }
 
+/// The version of a crate in a lock file.
+fn locked<'l>(lock: &'l str, name: &str) -> &'l str {
+    let start = format!("name = \"{name}\"\nversion = \"");
+    lock.split(&start).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn fuzz_targets_are_built_and_compare_with_the_parsers_of_the_gateway() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let manifest = read("fuzz/Cargo.toml");
+    for path in sources("fuzz/fuzz_targets") {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(manifest.contains(&format!("name = \"{name}\"")), "no [[bin]] in fuzz/Cargo.toml for {name}");
+        let seeds = root().join("fuzz/seeds").join(name);
+        assert!(fs::read_dir(&seeds).is_ok_and(|seeds| seeds.count() > 0), "no examples in {}", seeds.display());
+    }
+    let (ours, theirs) = (read("fuzz/Cargo.lock"), read("Cargo.lock"));
+    for parser in ["h2", "httparse"] {
+        assert_eq!(
+            locked(&ours, parser),
+            locked(&theirs, parser),
+            "cargo update --manifest-path fuzz/Cargo.toml {parser}"
+        );
+    }
+}
+
 #[test]
 fn every_part_has_an_example() {
     let examples: String = fs::read_dir(root().join("conf/examples"))
