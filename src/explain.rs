@@ -269,6 +269,12 @@ pub async fn explain(
         let _ = writeln!(out, "  not        {} (priority {}): {reason}", loser.name, loser.priority);
     }
     let Some(route) = route else { return Ok(out) };
+    if client.tls.as_ref().is_some_and(|tls| !door.may_answer(&route.name, &tls.client_demands)) {
+        out.push_str(
+            "refused      421 misdirected: clients of this router must show a certificate, and the handshake has not asked for it\n",
+        );
+        return Ok(out);
+    }
     let original =
         Original { method: request.method.clone(), uri: request.uri.clone(), version: request.version, host };
     let mut exchange = Exchange::new(client, original, Instant::now());

@@ -23,6 +23,7 @@ pub struct Door {
     /// By the domain below which any one label stands.
     under: Names,
     https: Https,
+    demands: Demands,
     tcp: TcpTable,
 }
 
@@ -37,6 +38,9 @@ pub enum Way<'d> {
 
 /// The terms that hold under some names.
 pub type Names = HashMap<Box<str>, Terms, RandomState>;
+
+/// What clients of some HTTP routers must prove, by the names of these, as a digest. `None`: nobody knows.
+pub type Demands = HashMap<Name, Option<[u8; 32]>, RandomState>;
 
 /// Whether there are routers for requests over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +76,8 @@ pub enum Match {
 
 impl Door {
     /// A door with these terms. `named` and `under` have every host of a router for TLS, or nothing if nobody needs to know.
-    pub fn new(default: Terms, named: Names, under: Names, https: Https, tcp: TcpTable) -> Self {
-        Self { default, named, under, https, tcp }
+    pub fn new(default: Terms, (named, under): (Names, Names), https: Https, demands: Demands, tcp: TcpTable) -> Self {
+        Self { default, named, under, https, demands, tcp }
     }
 
     /// The router of a connection whose first byte nobody need wait for: where there are only TCP routers without TLS, the server
@@ -121,6 +125,12 @@ impl Door {
             Https::CatchAll => Match::CatchAll,
             Https::Absent | Https::Named => Match::Nothing,
         }
+    }
+
+    /// Whether an HTTP router may answer a client of which its handshake has asked this. Terms go by the host, and other routers of
+    /// the host, or of a part of it, may have asked for less.
+    pub fn may_answer(&self, router: &Name, asked: &[u8; 32]) -> bool {
+        self.demands.is_empty() || self.demands.get(router).is_none_or(|demand| demand.as_ref() == Some(asked))
     }
 
     /// Whether the same terms hold under every name.

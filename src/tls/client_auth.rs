@@ -27,11 +27,13 @@ pub struct Settings {
     pub client_auth_type: String,
 }
 
-/// What clients must prove, and what that was made of.
-#[derive(Clone)]
+/// What clients must prove, and what that was made of. By default, nothing.
+#[derive(Clone, Default)]
 pub(super) struct ClientAuth {
     /// `None`: nothing, and they are not asked.
     pub(super) verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// Whether there is no handshake without a certificate of theirs.
+    pub(super) is_required: bool,
     /// Equal for equal demands. A session must not go on under others.
     pub(super) identity: Vec<u8>,
 }
@@ -53,8 +55,8 @@ pub(super) fn build(settings: &Settings, provider: &Arc<CryptoProvider>) -> Resu
     let authorities: Vec<_> = each(settings.ca_files.iter().enumerate().map(read))?;
     let roots: Vec<CertificateDer<'static>> = authorities.into_iter().flatten().collect();
     let (proof, is_required) = match &*settings.client_auth_type {
-        "" if roots.is_empty() => return Ok(ClientAuth { verifier: None, identity: Vec::new() }),
-        "NoClientCert" => return Ok(ClientAuth { verifier: None, identity: Vec::new() }),
+        "" if roots.is_empty() => return Ok(ClientAuth::default()),
+        "NoClientCert" => return Ok(ClientAuth::default()),
         "RequestClientCert" => (Proof::Any, false),
         "RequireAnyClientCert" => (Proof::Any, true),
         "VerifyClientCertIfGiven" => (Proof::FromAuthority, false),
@@ -85,7 +87,7 @@ pub(super) fn build(settings: &Settings, provider: &Arc<CryptoProvider>) -> Resu
             builder.build().map_err(|error| Problem::at("caFiles", format!("cannot be used: {error}")))?
         }
     };
-    Ok(ClientAuth { verifier: Some(verifier), identity })
+    Ok(ClientAuth { verifier: Some(verifier), is_required, identity })
 }
 
 fn authorities(written: &str) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -135,6 +135,11 @@ impl Options {
         Ok((Self { config: config(None)?, by_address, client_auth, client_demands }, warnings))
     }
 
+    /// Whether there is no handshake without a certificate of the client's.
+    pub fn requires_certificate(&self) -> bool {
+        self.client_auth.is_required
+    }
+
     /// What clients must prove, as a digest: equal for equal demands.
     pub fn client_demands(&self) -> &[u8; 32] {
         &self.client_demands

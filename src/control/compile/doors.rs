@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{RouterTls, Routing};
 use crate::problem::{Problem, Problems};
 use crate::rule::matcher::host::parent_domain;
-use crate::snapshot::door::{Door, Https, Names, Terms};
+use crate::snapshot::door::{Demands, Door, Https, Names, Terms};
 use crate::snapshot::route_table::{RouteTable, Routed};
 use crate::snapshot::{Route, TcpTable};
 use crate::units::Name;
@@ -65,14 +65,15 @@ impl Work<'_> {
     fn door(&mut self, entry_point: &EntryPointModel, table: &RouteTable<Route>, tcp: TcpTable) -> Door {
         let default = self.terms(None);
         if table.routes().is_empty() {
-            return Door::new(default, Names::default(), Names::default(), Https::Absent, tcp);
+            return Door::new(default, Default::default(), Https::Absent, Demands::default(), tcp);
         }
         let wanted = |route: &Route| self.options(entry_point, &route.name);
         // Rules are only read for their hosts where it matters: there may be a million.
         if !tcp.has_tls() && table.routes().iter().all(|route| wanted(route).is_none()) {
-            return Door::new(default, Names::default(), Names::default(), Https::CatchAll, tcp);
+            return Door::new(default, Default::default(), Https::CatchAll, Demands::default(), tcp);
         }
-        let (hosts, https) = self.hosts(entry_point, table);
+        let demands = self.demands(entry_point, table);
+        let (hosts, https) = self.hosts(entry_point, table, &demands);
         let (mut named, mut under) = (Names::default(), Names::default());
         for (host, asked) in hosts {
             let options = if asked.is_conflicting { None } else { asked.options };
@@ -82,11 +83,28 @@ impl Work<'_> {
                 None => named.insert(host.into(), terms),
             };
         }
-        Door::new(default, named, under, https, tcp)
+        Door::new(default, (named, under), https, demands, tcp)
+    }
+
+    /// What routers ask of clients that name options by which these must show a certificate, or that are broken and might be such.
+    fn demands(&self, entry_point: &EntryPointModel, table: &RouteTable<Route>) -> Demands {
+        let demand = |route: &Route| {
+            let options = self.options(entry_point, &route.name)?;
+            match self.tls.options(Some(&options)) {
+                Some(options) => options.requires_certificate().then(|| Some(*options.client_demands())),
+                None => Some(None),
+            }
+        };
+        table.routes().iter().filter_map(|route| Some((route.name.clone(), demand(route)?))).collect()
     }
 
     /// Every host that the routers name, with its options.
-    fn hosts(&mut self, entry_point: &EntryPointModel, table: &RouteTable<Route>) -> (BTreeMap<String, Asked>, Https) {
+    fn hosts(
+        &mut self,
+        entry_point: &EntryPointModel,
+        table: &RouteTable<Route>,
+        demands: &Demands,
+    ) -> (BTreeMap<String, Asked>, Https) {
         let mut hosts = BTreeMap::<String, Asked>::new();
         let mut https = Https::Named;
         for route in table.routes() {
@@ -101,7 +119,7 @@ impl Work<'_> {
                 if options.is_some() {
                     let message = "the rule names no host: the TLS options of each request are those of its server name, \
                                    and not these";
-                    self.tell(&route.name, Problem::warning("tls.options", message));
+                    self.tell_of_terms(&route.name, message, demands);
                 }
             }
             // What a broken router asks for may be what cannot be read. It must not put the default options in place of those that
@@ -129,16 +147,16 @@ impl Work<'_> {
                 let message = format!(
                     "the routers of host {host} ask for different TLS options: the default ones hold there for all of them"
                 );
-                self.tell(name, Problem::warning("tls.options", message));
+                self.tell_of_terms(name, message, demands);
             }
         }
-        self.warn_of_overlaps(&hosts);
+        self.warn_of_overlaps(&hosts, demands);
         (hosts, https)
     }
 
     /// Tells routers of a wildcard whose rule also takes a host with other options: the options of that host hold for its
     /// connections, as in Traefik, and may ask for less.
-    fn warn_of_overlaps(&mut self, hosts: &BTreeMap<String, Asked>) {
+    fn warn_of_overlaps(&mut self, hosts: &BTreeMap<String, Asked>, demands: &Demands) {
         for (host, asked) in hosts {
             let wild = parent_domain(host).and_then(|parent| hosts.get(&format!("*.{parent}")));
             let Some(wild) = wild.filter(|wild| wild.options != asked.options && !host.starts_with("*.")) else {
@@ -148,7 +166,7 @@ impl Work<'_> {
                 let message = format!(
                     "the rule takes {host} too, whose own routers ask for other TLS options: those hold for its connections"
                 );
-                self.tell(name, Problem::warning("tls.options", message));
+                self.tell_of_terms(name, message, demands);
             }
         }
     }
@@ -162,6 +180,19 @@ impl Work<'_> {
 
     fn terms(&self, options: Option<&Name>) -> Terms {
         Terms { name: options.cloned().unwrap_or_else(|| DEFAULT.into()), options: self.tls.options(options) }
+    }
+
+    /// Tells that connections are made on other terms than a router asks for.
+    fn tell_of_terms(&mut self, name: &Name, message: impl Into<String>, demands: &Demands) {
+        let problem = Problem::warning("tls.options", message);
+        self.tell(
+            name,
+            match demands.contains_key(name) {
+                true => problem
+                    .with_help("the router answers nobody (421) whose handshake did not ask for what it asks for"),
+                false => problem,
+            },
+        );
     }
 
     fn tell(&mut self, name: &Name, problem: Problem) {

@@ -289,8 +289,8 @@ impl Gateway {
             &request.headers,
             client.address(),
         );
-        if let Some(tls) = &client.tls
-            && let Some(door) = snapshot.doors.get(client.entry_point_index)
+        let secured = client.tls.as_ref().zip(snapshot.doors.get(client.entry_point_index));
+        if let Some((tls, door)) = secured
             && is_misdirected(door, tls, &view.host)
         {
             // It was made for this host, and is of no more use: a client that does not know the status comes back by another.
@@ -301,7 +301,13 @@ impl Gateway {
             }
             return Err(Fault::Misdirected);
         }
-        table.find(&view).cloned().ok_or(absent)
+        let route = table.find(&view).ok_or(absent)?;
+        if let Some((tls, door)) = secured
+            && !door.may_answer(&route.name, &tls.client_demands)
+        {
+            return Err(Fault::Misdirected);
+        }
+        Ok(route.clone())
     }
 
     /// The peer of the next attempt, once it is time for it.
