@@ -391,6 +391,7 @@ async fn floods_are_told_to_calm_down() {
         ("priority", vec![], repeat(frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 9])), 3000),
         ("windows", vec![], repeat(frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])), 3000),
         ("unknown", vec![], repeat(frame(0xee, 0, 0, b"x")), 3000),
+        ("goodbyes", vec![], repeat(frame(GOAWAY, 0, 0, &[0; 8])), 3000),
         ("empty data", vec![post(1)], repeat(frame(DATA, 0, 1, &[])), 3000),
         ("padding", vec![post(1)], repeat(frame(DATA, PADDED, 1, &[&[255][..], &[0; 255]].concat())), 3000),
         ("taken back", vec![], Box::new(taken_back), 400),

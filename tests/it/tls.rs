@@ -293,7 +293,9 @@ async fn sessions_go_on_also_after_a_reload() {
     let pair = authority.certify(&["a.test"]);
     let routers = ["a: {rule: 'Host(`a.test`)', service: s, tls: {}}"];
     let gateway = Gateway::with(routing(&server, &routers, &[&pair], "")).await;
-    let client = Arc::new(authority.client(&[], None));
+    let mut client = authority.client(&[], None);
+    client.enable_early_data = true;
+    let client = Arc::new(client);
     let kind = async || {
         let mut stream = shake_hands(&client, gateway.address(), "a.test").await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -306,6 +308,9 @@ async fn sessions_go_on_also_after_a_reload() {
     assert_eq!(kind().await, HandshakeKind::Resumed);
     gateway.apply(&routing(&server, &routers, &[&pair, &authority.certify(&["b.test"])], "")).await;
     assert_eq!(kind().await, HandshakeKind::Resumed);
+    // What is sent before the end of a handshake may be sent again by whoever has recorded it (RFC 8446 §8): it is not taken.
+    let mut next = rustls::ClientConnection::new(client.clone(), "a.test".try_into().unwrap()).unwrap();
+    assert!(next.early_data().is_none());
 }
 
 #[tokio::test]

@@ -1,14 +1,20 @@
 //! TLS to servers: which versions are spoken, who a server must be, and that nothing is shared between different demands.
 
+use std::time::{Duration, Instant};
+
 use crate::harness::gateway::Gateway;
 use crate::harness::peer::{Peer, soon};
 use crate::harness::server::{Server, Step, ok};
-use crate::harness::tls::{Authority, quoted};
+use crate::harness::tls::{Authority, Pair, quoted};
 
 /// A server over TLS: a gateway in front of a plain one. Some of its names ask for more than others.
 async fn secured(server: &Server, authority: &Authority) -> Gateway {
-    let pair = authority
-        .certify_with(&["a.test", "old.test", "new.test", "known.test", "*.wild.test"], &["spiffe://a.test/b"]);
+    let names = ["a.test", "old.test", "new.test", "known.test", "*.wild.test"];
+    secured_with(server, authority, &authority.certify_with(&names, &["spiffe://a.test/b"])).await
+}
+
+/// One that shows this certificate.
+async fn secured_with(server: &Server, authority: &Authority, pair: &Pair) -> Gateway {
     Gateway::with(format!(
         "http:
   routers:
@@ -81,6 +87,12 @@ async fn servers_are_who_they_must_be() {
         ("old.test", format!("{ca}, cipherSuites: [TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256]"), 502),
         ("known.test", format!("{ca}, minVersion: VersionTLS13, {own}"), 200),
         ("known.test", format!("{ca}, minVersion: VersionTLS13"), 502),
+        // The authorities of the system do not know it.
+        ("a.test", "insecureSkipVerify: false".to_owned(), 502),
+        // A wildcard stands for one label.
+        ("b.wild.test", ca.clone(), 200),
+        ("c.b.wild.test", ca.clone(), 502),
+        ("wild.test", ca.clone(), 502),
     ];
     let transports: Vec<_> = table.iter().map(|(name, rest, _)| format!("serverName: {name}, {rest}")).collect();
     let outer = before(&format!("https://{}", inner.address()), &transports, "").await;
@@ -98,6 +110,56 @@ async fn servers_are_who_they_must_be() {
         (&line["TLSVersion"], &line["TLSCipher"]),
         (&"1.2".into(), &"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256".into())
     );
+}
+
+/// Envoy CVE-2025-66220: a name that ends at a NUL for some readers, and is another's for the authority.
+#[tokio::test]
+async fn a_name_with_a_nul_in_it_is_not_the_one_before_it() {
+    let (server, authority) = (Server::says("hello").await, Authority::new());
+    for names in [&["a.test\0.evil.test"][..], &["evil.test", "a.test\0.evil.test"]] {
+        let inner = secured_with(&server, &authority, &authority.certify(names)).await;
+        let trusts = format!("rootCAs: [{}]", quoted(&authority.certificate));
+        let transports =
+            [format!("serverName: a.test, {trusts}"), "serverName: a.test, insecureSkipVerify: true".to_owned()];
+        let outer = before(&format!("https://{}", inner.address()), &transports, "").await;
+        for (path, expected) in [("/0", 502), ("/1", 200)] {
+            assert_eq!(outer.connect().await.get(path, "").await.status, expected, "{names:?} {path}: {}", outer.log());
+        }
+    }
+}
+
+/// A server that takes a connection and says nothing costs the time for connecting, as one that does not take it.
+#[tokio::test]
+async fn a_server_that_says_nothing_in_the_handshake_costs_its_time_and_no_more() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let silence = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    let lax = |more: &str| format!("insecureSkipVerify: true, forwardingTimeouts: {{dialTimeout: 500ms}}{more}");
+    let gateway = before(&format!("https://{address}"), &[lax(""), lax(", disableHTTP2: true")], "").await;
+    for path in ["/0", "/1"] {
+        let began = Instant::now();
+        let answer = gateway.connect().await.get(path, "").await;
+        let took = began.elapsed();
+        assert_eq!((answer.status, answer.header("x-portcullis-error")), (504, Some("connect-timeout")), "{path}");
+        assert!(took >= Duration::from_millis(490) && took < Duration::from_secs(5), "{path}: {took:?}");
+    }
+    let gateway = Gateway::with(format!(
+        "tcp:\n  routers: {{t: {{rule: 'HostSNI(`*`)', service: t}}}}\n  \
+         services: {{t: {{loadBalancer: {{servers: [{{address: '{address}', tls: true}}], serversTransport: t}}}}}}\n  \
+         serversTransports: {{t: {{dialTimeout: 500ms, tls: {{insecureSkipVerify: true}}}}}}\n"
+    ))
+    .await;
+    let began = Instant::now();
+    let mut peer = gateway.connect().await;
+    peer.send("data").await;
+    assert_eq!(soon(peer.rest()).await.0, b"");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    silence.abort();
 }
 
 #[tokio::test]
@@ -118,7 +180,7 @@ async fn authorities_that_are_replaced_count_without_a_reload() {
     std::fs::write(&path, &authority.certificate).unwrap();
     soon(async {
         while status().await != 200 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
@@ -126,7 +188,7 @@ async fn authorities_that_are_replaced_count_without_a_reload() {
     std::fs::write(&path, "garbage").unwrap();
     soon(async {
         while !outer.log().contains("stays in force") {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
@@ -172,7 +234,7 @@ async fn websockets_and_probes_have_the_same_demands() {
             let mut peer = Peer::connect(outer.address()).await;
             peer.send(upgrade("/1")).await;
             match peer.response_to("GET").await.unwrap().status {
-                502 => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                502 => tokio::time::sleep(Duration::from_millis(20)).await,
                 status => break assert_eq!(status, 503),
             }
         }
