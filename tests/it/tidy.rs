@@ -215,6 +215,36 @@ fn fuzz_targets_are_built_and_compare_with_the_parsers_of_the_gateway() {
     }
 }
 
+/// Whether a file below `folder` that belongs to this module has this test.
+fn has_test(path: &str) -> bool {
+    let (modules, function) = path.rsplit_once("::").unwrap_or_default();
+    let modules = modules.replace("::", "/");
+    let files =
+        ["tests/it/{}.rs", "src/{}.rs", "src/{}/tests.rs", "src/{}/mod.rs"].map(|file| file.replace("{}", &modules));
+    let texts = files.iter().filter_map(|file| fs::read_to_string(root().join(file)).ok());
+    let start = format!("fn {function}() {{");
+    texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).any(|line| line.trim().ends_with(&start))
+}
+
+#[test]
+fn attacks_are_held_by_tests_that_there_are() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let table = page.split("## Which test holds what").nth(1).expect("the table");
+    let rows: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | ")).skip(1).collect();
+    assert!(rows.len() > 20);
+    for (attack, tests) in rows.into_iter().filter(|(attack, _)| *attack != "attack") {
+        let named: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "{attack}");
+        for test in named {
+            let is_there = match test.strip_prefix("fuzz ") {
+                Some(target) => root().join("fuzz/fuzz_targets").join(target).with_extension("rs").exists(),
+                None => has_test(test),
+            };
+            assert!(is_there, "{attack}: there is no test {test}");
+        }
+    }
+}
+
 #[test]
 fn every_part_has_an_example() {
     let examples: String = fs::read_dir(root().join("conf/examples"))
