@@ -90,7 +90,7 @@ impl Gateway {
         let kit = Kit {
             entry_points: Arc::new(EntryPoints { tcp: vec![web], ..EntryPoints::default() }),
             staples: false,
-            internals: BTreeMap::new(),
+            internals: Arc::default(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).ok()?,
             default_tcp_transport: tcp::Transport::build(&tcp::transport::Settings::default()).ok()?,

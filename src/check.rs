@@ -1,10 +1,7 @@
-//! `portcullis check`, `config` and `healthcheck`: what the configuration says, without running it.
+//! `portcullis check` and `config`: what the configuration says, without running it.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::app::{App, Start};
 use crate::cli::{self, CheckArgs, Exit};
@@ -15,9 +12,6 @@ use crate::control::Updates;
 use crate::problem::{Problem, Problems};
 use crate::provider::{Provider, file};
 use crate::units::environment;
-
-/// How long a health check may take.
-const HEALTH_WITHIN: Duration = Duration::from_secs(5);
 
 /// Reads everything, prints everything that is wrong, and ends.
 pub fn run(arguments: &CheckArgs) -> Exit {
@@ -199,50 +193,4 @@ pub fn print_config(flags: &[String]) -> Exit {
 pub fn print_schema() -> Exit {
     cli::tell(format_args!("{:#}\n", json_schema::of_files()));
     Exit::Ok
-}
-
-/// Asks the ping entry point of a running gateway with this configuration.
-pub fn ask_health(flags: &[String]) -> Exit {
-    let loaded = load::install(flags, environment());
-    let Some(ping) = &loaded.install.ping else {
-        eprintln!("portcullis: `ping` is not enabled in the configuration");
-        return Exit::Failed;
-    };
-    let Some(entry_point) = loaded.install.entry_points.get(&*ping.entry_point) else {
-        eprintln!("portcullis: entry point `{}` of `ping` does not exist", ping.entry_point);
-        return Exit::Failed;
-    };
-    let host = match &*entry_point.address.host {
-        "" | "0.0.0.0" | "::" => "127.0.0.1",
-        host => host,
-    };
-    let asked = (host, entry_point.address.port)
-        .to_socket_addrs()
-        .and_then(|mut found| found.next().ok_or_else(|| std::io::ErrorKind::NotFound.into()))
-        .and_then(|address| ask(address).map(|status| (address, status)));
-    match asked {
-        Ok((address, 200)) => {
-            cli::tell(format_args!("OK: http://{address}/ping\n"));
-            Exit::Ok
-        }
-        Ok((address, status)) => {
-            eprintln!("portcullis: http://{address}/ping answered {status}");
-            Exit::Failed
-        }
-        Err(error) => {
-            eprintln!("portcullis: ping failed: {error}");
-            Exit::Failed
-        }
-    }
-}
-
-fn ask(address: SocketAddr) -> std::io::Result<u16> {
-    let mut stream = TcpStream::connect_timeout(&address, HEALTH_WITHIN)?;
-    stream.set_read_timeout(Some(HEALTH_WITHIN))?;
-    stream.set_write_timeout(Some(HEALTH_WITHIN))?;
-    write!(stream, "GET /ping HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(4096).read_to_string(&mut answer)?;
-    let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok());
-    status.ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
 }

@@ -31,3 +31,4 @@ pub mod check;
 pub mod cli;
 pub mod demo;
 pub mod explain;
+pub mod health;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use portcullis::cli::{self, Cli, ConfigVerb, Exit, Verb};
 use portcullis::process::Signals;
-use portcullis::{app, check, demo, explain};
+use portcullis::{app, check, demo, explain, health};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -48,7 +48,7 @@ fn carry_out(verb: Verb, signals: Signals) -> Exit {
         Verb::Whoami(arguments) => demo::whoami::run(&arguments, signals),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Explain(arguments) => explain::run(&arguments),
-        Verb::Healthcheck(arguments) => check::ask_health(&arguments.flags),
+        Verb::Healthcheck(arguments) => health::ask(&arguments.flags),
         Verb::Version(arguments) => {
             cli::print_version(&arguments);
             Exit::Ok

@@ -6,9 +6,10 @@ use std::io;
 use crate::config::address::Protocol;
 use crate::config::entry_points::{EntryPoint, EntryPoints, Http, LifeCycle, Limits, Observability, Redirections};
 use crate::config::entry_points::{TraceVerbosity, Transport, Udp};
+use crate::config::own::Own;
 use crate::config::{Address, Install};
 use crate::problem::{Problem, Problems};
-use crate::process::SocketName;
+use crate::process::{self, SocketName};
 use crate::units::Name;
 
 use super::grip::Grip;
@@ -62,22 +63,32 @@ pub(super) struct Before<'a> {
 }
 
 /// Works out how to come from what there is to `wanted`, and binds what has to be bound. Blocks.
-pub(super) fn work_out(before: Before<'_>, wanted: EntryPoints) -> Change {
-    let (bound, taken, failed) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-    let mut work = Work { before, wanted, bound, taken, failed, problems: Problems::new() };
+pub(super) fn work_out(before: Before<'_>, mut wanted: Install) -> Change {
+    keep_spread(before, &mut wanted.entry_points);
+    let mut work = Work {
+        before,
+        wanted,
+        bound: BTreeMap::new(),
+        taken: BTreeMap::new(),
+        failed: BTreeSet::new(),
+        unserved: BTreeSet::new(),
+        problems: Problems::new(),
+    };
     while work.needs_another_look() {}
     work.finish()
 }
 
 struct Work<'a> {
     before: Before<'a>,
-    wanted: EntryPoints,
+    wanted: Install,
     /// New sockets.
     bound: BTreeMap<Name, Placed>,
     /// Duplicates of sockets that are open, with the number of each if an entry point has it.
     taken: BTreeMap<Name, (Option<u64>, Placed)>,
     /// Those that cannot have a socket though nothing about them is new.
     failed: BTreeSet<Name>,
+    /// Things of the gateway's own that stay where they were.
+    unserved: BTreeSet<Own>,
     problems: Problems,
 }
 
@@ -98,14 +109,17 @@ impl<'a> Work<'a> {
     /// because others may have counted on the address that it would have left.
     fn needs_another_look(&mut self) -> bool {
         self.taken.clear();
-        let mut install = self.install();
-        if let Some((name, message)) = install.find_redirections().into_iter().next() {
+        if let Some(own) = Own::all(&self.wanted).into_iter().find(|own| !self.is_servable(own)) {
+            return self.keep_own(&own);
+        }
+        if let Some((name, message)) = self.wanted.clone().find_redirections().into_iter().next() {
             let path = format!("entryPoints.{name}.http.redirections.entryPoint.to");
             return self.give_up(&name, Problem::at(path, message));
         }
-        let names: Vec<Name> = self.wanted.keys().filter(|name| !self.failed.contains(*name)).cloned().collect();
+        let names: Vec<Name> =
+            self.wanted.entry_points.keys().filter(|name| !self.failed.contains(*name)).cloned().collect();
         for name in names {
-            let Some(entry_point) = self.wanted.get(&name) else { continue };
+            let Some(entry_point) = self.wanted.entry_points.get(&name) else { continue };
             let socket = sockets::name(&name, entry_point);
             let got = match self.source(&name, &socket, entry_point) {
                 Source::Untouched => continue,
@@ -146,7 +160,7 @@ impl<'a> Work<'a> {
     /// Whether an entry point does not want the socket any more that it has. One that systemd has bound for it is where it is, whatever
     /// address is written.
     fn moves(&self, name: &Name) -> bool {
-        let (before, after) = match (self.before.running.entry_points.get(name), self.wanted.get(name)) {
+        let (before, after) = match (self.before.running.entry_points.get(name), self.wanted.entry_points.get(name)) {
             (Some(before), Some(after)) => (&before.address, after),
             (before, after) => return before.is_some() != after.is_some(),
         };
@@ -166,7 +180,7 @@ impl<'a> Work<'a> {
     /// Whether new connections are to be treated otherwise than those that there are. Of UDP nothing is such that its sessions could not
     /// go on.
     fn is_treated_otherwise(&self, name: &Name) -> bool {
-        match (self.before.running.entry_points.get(name), self.wanted.get(name)) {
+        match (self.before.running.entry_points.get(name), self.wanted.entry_points.get(name)) {
             (Some(before), Some(after)) if after.address.protocol == Protocol::Tcp => {
                 treatment(before) != treatment(after)
             }
@@ -250,15 +264,15 @@ impl<'a> Work<'a> {
     fn give_up(&mut self, name: &Name, problem: Problem) -> bool {
         self.bound.remove(name);
         let before = self.before.running.entry_points.get(name);
-        if before.is_some() && before == self.wanted.get(name) {
+        if before.is_some() && before == self.wanted.entry_points.get(name) {
             return self.keep_target(name, problem);
         }
         let (help, is_news) = match before {
             Some(before) => {
-                self.wanted.insert(name.clone(), before.clone());
+                self.wanted.entry_points.insert(name.clone(), before.clone());
                 ("the entry point stays as it was", true)
             }
-            None => ("the entry point stays closed", self.wanted.remove(name).is_some()),
+            None => ("the entry point stays closed", self.wanted.entry_points.remove(name).is_some()),
         };
         self.problems.push(problem.with_help(help));
         is_news
@@ -270,26 +284,61 @@ impl<'a> Work<'a> {
         let running = &self.before.running.entry_points;
         let redirection = running.get(name).and_then(|one| one.http.redirections.entry_point.as_ref());
         let target = redirection.and_then(|to| running.get_key_value(&*to.to));
-        let Some((target, as_it_was)) = target.filter(|(target, was)| self.wanted.get(*target) != Some(was)) else {
+        let Some((target, as_it_was)) =
+            target.filter(|(target, was)| self.wanted.entry_points.get(*target) != Some(was))
+        else {
             let is_news = self.failed.insert(name.clone());
             self.problems.extend(is_news.then_some(problem));
             return is_news;
         };
         self.problems.push(problem.with_help(format!("entry point `{target}` stays as it was")));
-        self.wanted.insert(target.clone(), as_it_was.clone());
+        self.wanted.entry_points.insert(target.clone(), as_it_was.clone());
         true
     }
 
-    fn install(&self) -> Install {
-        Install { entry_points: self.wanted.clone(), ..self.before.running.clone() }
+    /// Whether a thing of the gateway's own has an entry point to be served at.
+    fn is_servable(&self, own: &Own) -> bool {
+        let listens = |name: &str| {
+            let entry_point = self.wanted.entry_points.get(name);
+            entry_point.is_some_and(|entry_point| entry_point.address.protocol == Protocol::Tcp)
+        };
+        own.entry_point(&self.wanted).is_none_or(listens)
+    }
+
+    /// A thing of the gateway's own whose new entry point cannot be had stays where it was, and so does that one.
+    fn keep_own(&mut self, own: &Own) -> bool {
+        let running = self.before.running;
+        let missing = own.entry_point(&self.wanted).unwrap_or_default().to_owned();
+        own.follow(&mut self.wanted, running);
+        let before = own.entry_point(running).and_then(|name| running.entry_points.get_key_value(name));
+        let mut problems = Problems::new();
+        let help = match before {
+            Some((name, as_it_was)) => {
+                if self.wanted.entry_points.get(name).is_none_or(|now| now.address.protocol != Protocol::Tcp) {
+                    self.wanted.entry_points.insert(name.clone(), as_it_was.clone());
+                    let message = format!("stays as it was, as `{}` is served there", own.setting());
+                    problems.push(Problem::at(format!("entryPoints.{name}"), message));
+                }
+                format!("it is served at `{name}` as before")
+            }
+            None => "it is not served, as before".to_owned(),
+        };
+        let problem = Problem::at(own.setting(), format!("entry point `{missing}` is not open"));
+        let is_news = self.unserved.insert(own.clone());
+        if is_news {
+            self.problems.push(problem.with_help(help));
+            self.problems.extend(problems);
+        }
+        is_news
     }
 
     fn finish(mut self) -> Change {
-        let mut install = self.install();
+        let mut install = self.wanted.clone();
         // What leads nowhere has been given up.
         install.find_redirections();
-        self.warn_of_fixed();
+        self.warn_of_what_acts_in_part();
         let Self { before: Before { running, standing, .. }, wanted, bound, taken: got, problems, .. } = self;
+        let wanted = wanted.entry_points;
         let (mut sockets, mut taken) = (bound, BTreeSet::new());
         for (name, (number, placed)) in got {
             // Several may have left the same address one after the other. None of them may have what comes from now on.
@@ -311,17 +360,35 @@ impl<'a> Work<'a> {
         Change { install, sockets, taken, bounds, problems }
     }
 
-    /// Another address says nothing where systemd has bound the socket.
-    fn warn_of_fixed(&mut self) {
-        for (name, after) in &self.wanted {
-            let before = self.before.running.entry_points.get(name).map(|before| &before.address);
-            let is_other = before.is_some_and(|before| *before != after.address) && !self.moves(name);
-            if let Some(own) = self.own(name).filter(|_| is_other) {
+    /// Another address says nothing where systemd has bound the socket; and who has joined an address cannot be sent away.
+    fn warn_of_what_acts_in_part(&mut self) {
+        for (name, after) in &self.wanted.entry_points {
+            let Some(before) = self.before.running.entry_points.get(name).filter(|_| !self.moves(name)) else {
+                continue;
+            };
+            if let Some(own) = self.own(name).filter(|_| before.address != after.address) {
                 let message =
                     format!("systemd has bound the socket: it listens on {} all the same", own.grip.address());
                 let problem = Problem::warning(format!("entryPoints.{name}.address"), message);
                 self.problems.push(problem.with_help("change its socket unit"));
             }
+            if before.reuse_port && !after.reuse_port && after.address.protocol == Protocol::Tcp {
+                let message = "processes of the same user can join until the address is closed for good";
+                self.problems.push(Problem::warning(format!("entryPoints.{name}.reusePort"), message));
+            }
+        }
+    }
+}
+
+/// Where the clients of one entry point for UDP are spread over several sockets, its address stays shared as long as it has these: the
+/// system would give all of them to one, away from the sessions that they have.
+fn keep_spread(before: Before<'_>, wanted: &mut EntryPoints) {
+    for one in before.standing.iter().filter(|one| one.is_owned && one.socket.protocol == process::Protocol::Udp) {
+        let Some(was) = before.running.entry_points.get(&one.socket.entry_point) else { continue };
+        let Some(after) = wanted.get_mut(&one.socket.entry_point) else { continue };
+        let is_spread = || one.grip.duplicates().is_ok_and(|sockets| sockets.len() > 1);
+        if was.reuse_port && !after.reuse_port && was.address == after.address && is_spread() {
+            after.reuse_port = true;
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Weak};
@@ -10,7 +11,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 
-use crate::config::entry_points::EntryPoints;
 use crate::config::install::Install;
 use crate::problem::{Problem, Problems};
 use crate::process::SocketName;
@@ -140,11 +140,16 @@ impl Doors {
         if self.is_all_open() {
             return;
         }
-        let prepared = self.prepare(running.entry_points.clone());
+        let prepared = self.prepare((*running).clone());
         for problem in &prepared.problems {
             log::error!("{problem}");
         }
         self.replace(prepared, &running);
+    }
+
+    /// Where the entry point of this name listens.
+    pub(super) fn address(&self, name: &str) -> Option<SocketAddr> {
+        self.state.lock().open.get(name).map(|open| open.grip.address())
     }
 
     /// Whether each entry point has a socket.
@@ -162,9 +167,9 @@ impl Doors {
         state.leaving.iter().for_each(|leaving| act(&leaving.grip));
     }
 
-    /// Makes ready what is to be opened so that `wanted` are the entry points. Nothing has changed then; what cannot be done is among
-    /// the problems. Blocks.
-    pub(super) fn prepare(&self, wanted: EntryPoints) -> Prepared {
+    /// Makes ready what is to be opened so that the entry points of `wanted` are there. Nothing has changed then; what cannot be done is
+    /// among the problems. Blocks.
+    pub(super) fn prepare(&self, wanted: Install) -> Prepared {
         let (running, held) = (self.app.install(), self.held.lock().clone());
         let standing = self.state.lock().standing();
         let before =
@@ -173,11 +178,7 @@ impl Doors {
         let entry_points = self.app.entry_points().followed_by(&change.install);
         let mut opened = BTreeMap::new();
         for (name, Placed { socket, bound, held }) in std::mem::take(&mut change.sockets) {
-            let Some(entry_point) = change.install.entry_points.get(&name) else { continue };
             let crowd = self.state.lock().open.get(&name).map(|open| open.crowd.clone()).unwrap_or_default();
-            if entry_point.reuse_port {
-                note(&name, bound.set_reuse_port(true));
-            }
             match self.opener.open((&change.install, &entry_points), &name, bound, crowd.clone()) {
                 Ok(grip) => drop(opened.insert(name, Open { number: 0, socket, grip, crowd, held })),
                 Err(error) => {
@@ -198,6 +199,7 @@ impl Doors {
         let Prepared { install, opened, taken, bounds, .. } = prepared;
         let mut state = self.state.lock();
         let mut old = Vec::new();
+        let placed: BTreeSet<Name> = opened.keys().cloned().collect();
         for (name, open) in opened {
             state.numbers += 1;
             open.begin();
@@ -214,10 +216,10 @@ impl Doors {
                 handle.set_bounds(options::bounds(entry_point, &install));
             }
         }
-        for (name, open) in &state.open {
+        for (name, open) in state.open.iter().filter(|(_, open)| open.held.is_empty()) {
             let shares = |install: &Install| install.entry_points.get(name).is_some_and(|one| one.reuse_port);
-            if shares(&install) && !shares(running) {
-                note(name, open.grip.sockets().and_then(|sockets| sockets.set_reuse_port(true)));
+            if placed.contains(name) || shares(&install) != shares(running) {
+                note(name, open.grip.sockets().and_then(|sockets| sockets.set_reuse_port(shares(&install))));
             }
         }
         let mut closed = Vec::new();

@@ -16,7 +16,7 @@ use crate::observe;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Upgrade;
 use crate::problem::Problems;
-use crate::process::command::{self, Answer, Command, Control, InsteadOf, Request};
+use crate::process::command::{self, Answer, Command, Control, InsteadOf, Pinged, Request};
 use crate::process::drain::{self, Cause, Drain};
 use crate::process::handover::{Bond, Departure, Successor, Word};
 use crate::process::{Handover, Inheritance, Signal, Signals, SocketName, Supervisor, systemd};
@@ -323,7 +323,13 @@ impl Life {
 
     fn status(&self, doors: &Doors, word: &str) -> Answer {
         let applied = self.app.status.applied();
+        let ping = self.app.install().ping.as_ref().map(|ping| Pinged {
+            entry_point: ping.entry_point.to_string(),
+            address: doors.address(&ping.entry_point),
+        });
         let detail = serde_json::json!({
+            "configFile": self.app.file.as_deref().and_then(|file| file.canonicalize().ok()),
+            "ping": ping,
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "generation": applied.as_ref().map(|applied| applied.outcome.generation),

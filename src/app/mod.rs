@@ -1,6 +1,5 @@
 //! The composition root: the only module that knows everyone. It translates settings into options and joins the parts.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,33 +9,33 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 
-use crate::admin::{self, About, Api, Dashboard, Noop, Ping};
 use crate::cli::Exit;
 use crate::config::address::Protocol;
 use crate::config::install::Install;
 use crate::config::load;
-use crate::control::{EntryPoints, Inbox, Kit, Pipeline, Status, Updates};
+use crate::control::{EntryPoints, Inbox, Internals, Kit, Pipeline, Status, Updates};
 use crate::observe::access_log::AccessLog;
 use crate::observe::export::Exporter;
 use crate::observe::metrics::Metrics;
 use crate::problem::{Problem, Problems, all};
 use crate::process::Signals;
 use crate::provider::{self, Provider};
+use crate::service::tcp;
 use crate::service::transport::Transport;
-use crate::service::{Internal, tcp};
 use crate::snapshot::Current;
 #[cfg(feature = "ocsp")]
 use crate::stapling::Stapler;
 use crate::tls::{Challenges, Tickets, fallback};
 use crate::traffic::http::{EntryPointHttp, Gateway};
 use crate::traffic::{entrypoint, udp};
-use crate::units::{Name, environment};
+use crate::units::environment;
 
 mod assemble;
 mod change;
 mod doors;
 mod grip;
 mod held;
+mod internals;
 mod life;
 mod opener;
 mod options;
@@ -104,9 +103,14 @@ pub struct App {
     pub challenges: Arc<Challenges>,
     /// The flags that the static configuration came from.
     flags: Option<Box<[String]>>,
+    /// The file that it came from, if it came from one.
+    pub file: Option<PathBuf>,
     /// Set when the process drains.
     pub terminating: Arc<AtomicBool>,
     inbox: Arc<Inbox>,
+    makers: internals::Makers,
+    /// Services of the gateway itself.
+    internals: Mutex<Internals>,
     /// Where the gateway's own routers are published.
     own: Updates,
     providers: Vec<(Arc<dyn Provider>, Updates)>,
@@ -138,13 +142,14 @@ impl App {
         let exporter = exporter.transpose().map_err(|problem| problem.under("metrics.prometheus"));
         let (default_transport, default_tcp_transport, exporter, fallback) =
             all((default_transport, default_tcp_transport, exporter, fallback))?;
-        let exporter = exporter.map(Arc::new);
         let challenges = Arc::new(Challenges::default());
-        let mut internals = internals(&install, &status, exporter.as_ref(), &terminating);
-        let resolvers = resolvers(&install, &status, &challenges, &mut internals)?;
+        let makers = internals::Makers::new(exporter, status.clone(), terminating.clone());
+        let mut internals = makers.all(&install);
+        let resolvers = internals::resolvers(&install, &status, &challenges, &mut internals)?;
+        let internals: Internals = Arc::new(internals);
         let kit = Kit {
             entry_points: entry_points.clone(),
-            internals,
+            internals: internals.clone(),
             resolvers: install.certificates_resolvers.keys().cloned().collect(),
             staples: install.ocsp.is_some(),
             default_syntax: install.core.default_rule_syntax,
@@ -186,6 +191,9 @@ impl App {
             status,
             metrics,
             flags: start.flags,
+            file: start.file,
+            makers,
+            internals: Mutex::new(internals),
             tickets,
             challenges,
             terminating,
@@ -207,9 +215,15 @@ impl App {
         self.entry_points.lock().clone()
     }
 
-    /// Has other entry points be in force, and the gateway's own routers at them, from the next application of the configuration on.
+    /// Has other entry points be in force, and the gateway's own services and routers at them, from the next application of the
+    /// configuration on.
     fn follow(&self, install: Arc<Install>) {
         let (routing, problems) = provider::internal::routing(&install);
+        let mut internals = self.internals.lock();
+        if let Some(others) = self.makers.others(&internals, &self.install.load(), &install) {
+            *internals = Arc::new(others);
+            self.inbox.set_internals(internals.clone());
+        }
         let mut entry_points = self.entry_points.lock();
         *entry_points = Arc::new(entry_points.followed_by(&install));
         self.inbox.set_entry_points(entry_points.clone());
@@ -313,73 +327,4 @@ impl App {
 fn stapler(install: &Install, status: &Arc<Status>, metrics: &Arc<Metrics>) -> Result<Option<Arc<Stapler>>, Problem> {
     let Some(settings) = &install.ocsp else { return Ok(None) };
     Stapler::new(settings, status.clone(), metrics.clone()).map(|stapler| Some(Arc::new(stapler)))
-}
-
-/// Who gets certificates, and the service that proves to ACME servers that names are ours.
-#[cfg(feature = "acme")]
-fn resolvers(
-    install: &Install,
-    status: &Arc<Status>,
-    challenges: &Arc<Challenges>,
-    internals: &mut BTreeMap<Name, Arc<dyn Internal>>,
-) -> Result<Vec<Arc<dyn Provider>>, Problems> {
-    let proofs = provider::acme::Proofs { challenges: challenges.clone(), ..Default::default() };
-    internals.insert(provider::internal::ACME_HTTP.into(), proofs.answers.clone());
-    let resolvers = provider::acme::resolvers(install, status, &proofs)?;
-    Ok(resolvers.into_iter().map(|resolver| resolver as Arc<dyn Provider>).collect())
-}
-
-#[cfg(not(feature = "acme"))]
-fn resolvers(
-    install: &Install,
-    _: &Arc<Status>,
-    _: &Arc<Challenges>,
-    _: &mut BTreeMap<Name, Arc<dyn Internal>>,
-) -> Result<Vec<Arc<dyn Provider>>, Problems> {
-    match install.certificates_resolvers.keys().next() {
-        None => Ok(Vec::new()),
-        Some(name) => {
-            let message = "this program was built without the feature `acme`";
-            Err(Problem::at(format!("certificatesResolvers.{name}"), message).into())
-        }
-    }
-}
-
-fn internals(
-    install: &Install,
-    status: &Arc<Status>,
-    exporter: Option<&Arc<Exporter>>,
-    terminating: &Arc<AtomicBool>,
-) -> BTreeMap<Name, Arc<dyn Internal>> {
-    use provider::internal::{API, DASHBOARD, NOOP, PING, PROMETHEUS};
-    let mut internals: BTreeMap<Name, Arc<dyn Internal>> = BTreeMap::new();
-    internals.insert(NOOP.into(), Arc::new(Noop));
-    if let Some(ping) = &install.ping {
-        internals.insert(PING.into(), Arc::new(Ping::new(terminating.clone(), ping.terminating_status_code)));
-    }
-    if let Some(exporter) = exporter {
-        internals.insert(PROMETHEUS.into(), Arc::new(admin::Metrics::new(exporter.clone())));
-    }
-    if let Some(api) = &install.api {
-        let about = Arc::new(about(install));
-        internals.insert(API.into(), Arc::new(Api::new(status.clone(), about.clone())));
-        if api.dashboard {
-            internals.insert(DASHBOARD.into(), Arc::new(Dashboard::new(status.clone(), about)));
-        }
-    }
-    internals
-}
-
-fn about(install: &Install) -> About {
-    let api = install.api.clone().unwrap_or_default();
-    let metrics = install.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref()).map_or("", |_| "Prometheus");
-    About {
-        base_path: api.base_path.trim_end_matches('/').to_owned(),
-        started: options::now_rfc3339(),
-        dashboard_name: api.dashboard_name.to_string(),
-        features: serde_json::json!({
-            "tracing": "", "metrics": metrics, "accessLog": install.access_log.is_some(),
-        }),
-        providers: provider::names(install),
-    }
 }

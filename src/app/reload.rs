@@ -53,10 +53,10 @@ impl Loaded {
         let running = app.install();
         let reread = Reread::of(app);
         let wanted = match &reread {
-            Some(reread) => following::entry_points(&running, &reread.written, &reread.problems),
-            None => running.entry_points.clone(),
+            Some(reread) => following::install(&running, &reread.written, &reread.problems),
+            None => (*running).clone(),
         };
-        let prepared = match wanted == running.entry_points && doors.is_all_open() {
+        let prepared = match wanted == *running && doors.is_all_open() {
             true => Prepared::nothing(running.clone()),
             false => doors.prepare(wanted),
         };

@@ -50,7 +50,7 @@ impl Reread {
         let mut settings = if is_unreadable { Vec::new() } else { difference::between(&app.install(), &written) };
         settings.retain(|difference| {
             !problems.iter().any(|problem| difference.follows_from(problem))
-                && !undone.iter().any(|undone| undone.is_error() && difference.follows_from(&entry_point_of(undone)))
+                && !undone.iter().any(|undone| undone.is_error() && difference.follows_from(&subject_of(undone)))
         });
         if !problems.has_errors() && !settings.is_empty() {
             // What only joining the parts tells, as `check` does.
@@ -68,9 +68,10 @@ impl Reread {
     }
 }
 
-/// The entry point that a problem is about: all of its settings have stayed as they were.
-fn entry_point_of(problem: &Problem) -> Problem {
-    let path: Vec<&str> = problem.path.split('.').take(2).collect();
+/// What a problem is about: if it is an entry point, all of its settings have stayed as they were.
+fn subject_of(problem: &Problem) -> Problem {
+    let parts = if problem.path.starts_with("entryPoints.") { 2 } else { usize::MAX };
+    let path: Vec<&str> = problem.path.split('.').take(parts).collect();
     Problem::at(path.join("."), "")
 }
 

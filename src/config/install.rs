@@ -1,4 +1,4 @@
-//! What is read at start: Traefik's "static" configuration. Of it, the entry points follow a reload as well.
+//! What is read at start: Traefik's "static" configuration. Of it, the entry points follow a reload as well, and what is served there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Protocol;
 use super::entry_points::{EntryPoint, EntryPoints};
+use super::own::Own;
 use super::resolvers::Resolvers;
 use crate::observe::{access_log, log, metrics};
 use crate::problem::{Problem, Problems};
@@ -80,24 +81,14 @@ impl Install {
 
     /// The entry points that API, ping and metrics are served at.
     pub fn served_at(&self) -> BTreeSet<&str> {
-        let mut used = BTreeSet::new();
-        if self.api.as_ref().is_some_and(|api| api.insecure) {
-            used.insert(INTERNAL_ENTRY_POINT);
-        }
-        if let Some(ping) = self.ping.as_ref().filter(|ping| !ping.manual_routing) {
-            used.insert(&*ping.entry_point);
-        }
-        let prometheus = self.metrics.as_ref().and_then(|metrics| metrics.prometheus.as_ref());
-        if let Some(prometheus) = prometheus.filter(|prometheus| !prometheus.manual_routing) {
-            used.insert(&*prometheus.entry_point);
-        }
-        used
+        let served = Own::all(self).into_iter().filter(|own| !matches!(own, Own::Proofs(_)));
+        served.filter_map(|own| own.entry_point(self)).collect()
     }
 
     /// The entry points that ACME servers look for proofs at.
     pub fn proved_at(&self) -> BTreeSet<&str> {
-        let resolvers = self.certificates_resolvers.values().filter_map(|resolver| resolver.acme.as_ref());
-        resolvers.filter_map(|acme| Some(&*acme.http_challenge.as_ref()?.entry_point)).collect()
+        let proofs = Own::all(self).into_iter().filter(|own| matches!(own, Own::Proofs(_)));
+        proofs.filter_map(|own| own.entry_point(self)).collect()
     }
 
     /// Finds the port that each redirection of an entry point leads to. Those that lead nowhere, with the reason.

@@ -15,6 +15,7 @@ pub mod http;
 pub mod install;
 pub mod json_schema;
 pub mod load;
+pub mod own;
 pub mod print;
 pub mod resolvers;
 pub mod router_tls;

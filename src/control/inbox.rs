@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::config::Routing;
 use crate::problem::{Place, Problem, Problems};
 
+use super::compile::Internals;
 use super::entry_points::EntryPoints;
 
 /// Finds where a path of the configuration is written. Asked only when there is a problem to report, so that a million
@@ -48,6 +49,8 @@ pub struct Contents {
     pub published: BTreeMap<Arc<str>, Published>,
     /// The entry points, if others than those that there were at first.
     pub entry_points: Option<Arc<EntryPoints>>,
+    /// The services of the gateway itself, if others than those that there were at first.
+    pub internals: Option<Internals>,
     /// The version that it is.
     pub version: u64,
 }
@@ -71,6 +74,13 @@ impl Inbox {
             return;
         }
         contents.entry_points = Some(entry_points);
+        self.note_change(contents);
+    }
+
+    /// Has routers find these services of the gateway itself.
+    pub fn set_internals(&self, internals: Internals) {
+        let mut contents = self.contents.lock();
+        contents.internals = Some(internals);
         self.note_change(contents);
     }
 

@@ -6,7 +6,7 @@ pub mod inbox;
 pub mod pipeline;
 pub mod status;
 
-pub use compile::{Built, Kit, Wanted, compile};
+pub use compile::{Built, Internals, Kit, Wanted, compile};
 pub use entry_points::{EntryPointModel, EntryPoints, Standing, UdpEntryPointModel};
 pub use inbox::{Inbox, Locate, Published, Updates};
 pub use pipeline::{Outcome, Pipeline};

@@ -164,10 +164,13 @@ impl Pipeline {
 
     fn replace(&self, built: &mut Option<Built>) -> Outcome {
         let started = Instant::now();
-        let Contents { published, entry_points, version } = self.inbox.contents();
+        let Contents { published, entry_points, internals, version } = self.inbox.contents();
         let kit = &mut *self.kit.lock();
         if let Some(entry_points) = entry_points {
             kit.entry_points = entry_points;
+        }
+        if let Some(internals) = internals {
+            kit.internals = internals;
         }
         let next = compile(join(&published), built.as_ref(), kit);
         next.start(kit);
@@ -289,7 +292,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new(&metrics::Settings::default(), 1));
         let kit = Kit {
             entry_points: Arc::default(),
-            internals: BTreeMap::new(),
+            internals: Arc::default(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
             default_tcp_transport: tcp::Transport::build(&tcp::transport::Settings::default()).unwrap(),

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 use crate::harness::house::{
-    House, KEPT, ask, client, echo, free, get, lines, listening, refuses, says_back, texts, until_refused, websocket,
+    House, KEPT, ask, client, echo, free, get, lines, listening, refuses, says_back, texts, websocket,
 };
 use crate::harness::peer::{PATIENCE, Peer, soon, until};
-use crate::harness::tool::Tool;
 use crate::tcp::parrot;
 
 #[tokio::test]
@@ -337,24 +336,56 @@ async fn an_address_grows_and_shrinks() {
     assert_eq!(get(at, "/x").await, 200);
 }
 
+/// Another process that joins an address, if it may.
+fn join(address: SocketAddr, kind: socket2::Type) -> std::io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None)?;
+    if kind == socket2::Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
 #[tokio::test]
 async fn others_may_join_an_address() {
-    let at = free();
-    let house = House::start(&[&format!("web: {{address: '{at}'}}")], "").await;
-    let join = || {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_reuse_address(true).unwrap();
-        socket.set_reuse_port(true).unwrap();
-        socket.bind(&at.into())
+    let [at, udp_at] = [free(), free()];
+    let lines_of = |options: &str| {
+        [format!("web: {{address: '{at}'{options}}}"), format!("dns: {{address: '{udp_at}/udp'{options}}}")]
     };
-    assert!(join().is_err());
+    let house = House::start(&texts(&lines_of("")), "").await;
+    let may_join = || (join(at, socket2::Type::STREAM).is_ok(), join(udp_at, socket2::Type::DGRAM).is_ok());
+    assert_eq!(may_join(), (false, false));
     let mut kept = Peer::connect(at).await;
-    house.follow(&[&format!("web: {{address: '{at}', reusePort: true}}")]).await;
-    assert!(join().is_ok());
+    house.follow(&texts(&lines_of(", reusePort: true"))).await;
+    assert_eq!(may_join(), (true, true));
     assert_eq!(kept.get("/x", "").await.header("connection"), KEPT);
-    // What has been let in cannot be sent away.
-    let told = house.follow(&[&format!("web: {{address: '{at}'}}")]).await;
-    assert_eq!(lines(&told), ["waits for `portcullis upgrade`: entryPoints.web.reusePort: true -> not set"]);
+    // Nobody else is let in from now on, as far as the system allows: for TCP it does not.
+    let told = house.follow(&texts(&lines_of(""))).await;
+    let in_force = |name: &str| format!("in force: entryPoints.{name}.reusePort: true -> not set");
+    assert_eq!(lines(&told), [in_force("dns"), in_force("web")], "{told:?}");
+    let warning = "warning: entryPoints.web.reusePort: processes of the same user can join until the address is closed";
+    assert!(told.err.contains(warning) && !told.err.contains("dns"), "{told:?}");
+    assert_eq!(may_join(), (true, false));
+    assert_eq!(kept.get("/x", "").await.header("connection"), KEPT);
+}
+
+/// Where several sockets share the clients of an address, their sessions would be lost: that waits, and is named.
+#[tokio::test]
+async fn sockets_that_share_their_clients_stay_so_until_an_upgrade() {
+    let [at, udp_at] = [free(), free()];
+    let web = format!("web: {{address: '{at}'}}");
+    let dns = |options: &str| format!("dns: {{address: '{udp_at}/udp'{options}}}");
+    let mut house = House::start(&[&web, &dns(", reusePort: true")], "").await;
+    let told = house.follow(&[&web, &dns("")]).await;
+    assert_eq!(
+        lines(&told),
+        ["waits for `portcullis upgrade`: entryPoints.dns.reusePort: true -> not set"],
+        "{told:?}"
+    );
+    assert!(join(udp_at, socket2::Type::DGRAM).is_ok());
+    house.upgrade().await;
+    assert!(join(udp_at, socket2::Type::DGRAM).is_err());
 }
 
 /// An entry point that is gone ends as a process does, by its own times. One of other options has no reason to cut anybody off.
@@ -395,37 +426,6 @@ async fn a_limit_counts_those_from_before() {
     for socket in &mut both {
         says_back(socket, "still there").await;
     }
-}
-
-/// What the gateway serves itself stays where this process serves it; an upgrade takes it elsewhere.
-#[tokio::test]
-async fn what_a_probe_asks_stays_reachable() {
-    let [at, admin, elsewhere] = [free(), free(), free()];
-    let web = format!("web: {{address: '{at}'}}");
-    let admin_at = |address: SocketAddr| format!("admin: {{address: '{address}'}}");
-    let mut house = House::with(&[&web, &admin_at(admin)], "ping: {entryPoint: admin}", "").await;
-    let is_healthy = async |house: &House| {
-        let file = format!("--configFile={}", house.file.display());
-        Tool::with(["healthcheck", &file]).run_beside().await.code == Some(0)
-    };
-    assert!(is_healthy(&house).await);
-    // It moves with its entry point.
-    house.write(&[&web, &admin_at(elsewhere)], "ping: {entryPoint: admin}");
-    assert_eq!(house.gateway.told("reload").await.code, Some(0));
-    assert!(is_healthy(&house).await && refuses(admin).await);
-    // And waits where it leaves it.
-    house.write(&[&web], "ping: {entryPoint: web}");
-    let told = house.gateway.told("reload").await;
-    let waits = |setting: &str| format!("waits for `portcullis upgrade`: {setting}");
-    assert_eq!(
-        lines(&told),
-        [waits("entryPoints.admin: set -> not set"), waits("ping.entryPoint: \"admin\" -> \"web\"")],
-        "{told:?}"
-    );
-    assert_eq!(get(elsewhere, "/ping").await, 200);
-    house.upgrade().await;
-    assert!(is_healthy(&house).await);
-    until_refused(elsewhere).await;
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ mod lane;
 mod observe;
 #[cfg(feature = "ocsp")]
 mod ocsp;
+mod own_services;
 mod pingora_traps;
 mod policies;
 mod pool;

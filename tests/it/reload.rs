@@ -265,12 +265,12 @@ async fn reload_names_what_waits_for_an_upgrade() {
     assert_eq!((told.code, told.err.as_str(), told.out.lines().count()), (Some(0), "", 1), "{told:?}");
 
     write_static(
-        "entryPoints:\n  more: {address: '127.0.0.1:0', http: {sanitizePath: false}}\n  new: {address: '127.0.0.1:0'}\nping: {}\n",
+        "entryPoints:\n  more: {address: '127.0.0.1:0', http: {sanitizePath: false}}\n  new: {address: '127.0.0.1:0'}\nmetrics: {prometheus: {}}\n",
     );
     let told = gateway.told("reload").await;
     assert_eq!((told.code, told.err.as_str()), (Some(0), ""), "{told:?}");
     // Entry points follow at once, but for the one that is there for something that does not.
-    let expected = ["entryPoints.traefik: not set -> set", "ping: not set -> set"];
+    let expected = ["entryPoints.traefik: not set -> set", "metrics: not set -> set"];
     let expected = [
         vec![
             "in force: entryPoints.more.http.sanitizePath: true -> false".to_owned(),
@@ -281,12 +281,14 @@ async fn reload_names_what_waits_for_an_upgrade() {
     assert_eq!(told.out.lines().skip(1).collect::<Vec<_>>(), expected.concat(), "{told:?}");
 
     // The same over the socket, for machines.
-    write_static("entryPoints:\n  more: {address: '127.0.0.1:0'}\n  new: {address: '127.0.0.1:0'}\nping: {}\n");
+    write_static(
+        "entryPoints:\n  more: {address: '127.0.0.1:0'}\n  new: {address: '127.0.0.1:0'}\nmetrics: {prometheus: {}}\n",
+    );
     let answer = asked(&gateway, "reload").await;
     assert_eq!(answer["detail"]["changed"][0]["setting"], "entryPoints.more.http.sanitizePath", "{answer}");
     assert_eq!(answer["detail"]["changed"][0]["running"], false, "{answer}");
     assert_eq!(answer["detail"]["changed"][0]["written"], true, "{answer}");
-    assert_eq!(answer["detail"]["waiting"][1]["setting"], "ping", "{answer}");
+    assert_eq!(answer["detail"]["waiting"][1]["setting"], "metrics", "{answer}");
     assert_eq!(answer["detail"]["waiting"][1]["running"], serde_json::Value::Null, "{answer}");
 
     // The log is told as well; HUP has nobody else to tell.
@@ -296,7 +298,7 @@ async fn reload_names_what_waits_for_an_upgrade() {
 
     // What is wrong is told, and does no harm; what else differs is named all the same.
     write_static(
-        "entryPoints:\n  more: {address: '127.0.0.1:x'}\n  odd: {address: ':0', http: {sanitizPath: true}}\ndrain: {lameDuck: soon}\nping: {}\n",
+        "entryPoints:\n  more: {address: '127.0.0.1:x'}\n  odd: {address: ':0', http: {sanitizPath: true}}\ndrain: {lameDuck: soon}\nmetrics: {prometheus: {}}\n",
     );
     let told = gateway.told("reload").await;
     assert_eq!(told.code, Some(0), "{told:?}");
@@ -309,7 +311,7 @@ async fn reload_names_what_waits_for_an_upgrade() {
     let expected = [
         "in force: entryPoints.new: set -> not set",
         "waits for `portcullis upgrade`: entryPoints.traefik: not set -> set",
-        "waits for `portcullis upgrade`: ping: not set -> set",
+        "waits for `portcullis upgrade`: metrics: not set -> set",
         "`portcullis upgrade` would be refused, because the static configuration is wrong",
     ];
     assert_eq!(waiting, expected, "{told:?}");

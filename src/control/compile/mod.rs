@@ -35,12 +35,15 @@ pub use wanted::Wanted;
 
 pub use tcp::tcp_priority;
 
+/// Services of the gateway itself, by qualified name.
+pub type Internals = Arc<BTreeMap<Name, Arc<dyn Internal>>>;
+
 /// What compiling needs besides the configuration itself.
 pub struct Kit {
     /// Where routers can be attached.
     pub entry_points: Arc<EntryPoints>,
-    /// Services of the gateway itself, by qualified name.
-    pub internals: BTreeMap<Name, Arc<dyn Internal>>,
+    /// Services of the gateway itself.
+    pub internals: Internals,
     /// Rule syntax of routers that name none.
     pub default_syntax: RuleSyntax,
     /// The transport of services that name none.

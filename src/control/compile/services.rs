@@ -32,7 +32,7 @@ pub(super) fn build(
         under_way: Vec::new(),
         problems,
     };
-    for (name, internal) in &kit.internals {
+    for (name, internal) in &*kit.internals {
         let before = previous.and_then(|built| built.services.get(name));
         let is_same =
             |service: &&Arc<Service>| matches!(&***service, Service::Internal(old) if Arc::ptr_eq(old, internal));

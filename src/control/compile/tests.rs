@@ -48,7 +48,7 @@ impl Bed {
         };
         let kit = Kit {
             entry_points: Arc::new(entry_points),
-            internals: BTreeMap::new(),
+            internals: Arc::default(),
             default_syntax: RuleSyntax::V3,
             default_transport: Transport::build(&transport::Settings::default()).unwrap(),
             default_tcp_transport: tcp::Transport::build(&tcp::transport::Settings::default()).unwrap(),

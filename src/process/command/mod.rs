@@ -4,6 +4,7 @@ mod path;
 mod server;
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -89,6 +90,16 @@ impl Answer {
         self.detail = Some(detail);
         self
     }
+}
+
+/// Where a process can be asked whether it is well, in the detail of its status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pinged {
+    /// The entry point of `ping`.
+    pub entry_point: String,
+    /// Where that one listens, if it does.
+    pub address: Option<SocketAddr>,
 }
 
 /// Sends a command to the process that listens on `path` and waits for its answer. Blocks.

@@ -70,6 +70,8 @@ impl House {
     }
 
     pub(crate) fn write(&self, entry_points: &[&str], more: &str) {
+        // A file that replaces another is written to the disk at once, for which a busy one takes its time.
+        fs::remove_file(&self.file).unwrap();
         fs::write(&self.file, text(&self.gateway.folder().display().to_string(), entry_points, more)).unwrap();
     }
 
