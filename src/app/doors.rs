@@ -91,14 +91,37 @@ impl Doors {
         Ok(Arc::new_cyclic(|this| Self { app, opener, state, held, this: this.clone() }))
     }
 
-    /// Duplicates of the sockets, for a successor.
+    /// Duplicates of the sockets, for a successor: also of those that are on their way out, as they may be wanted again by now.
     pub(super) fn duplicates(&self) -> io::Result<Vec<(SocketName, OwnedFd)>> {
         let mut duplicates = self.held.lock().duplicates()?;
+        let mut offer = |name: &SocketName, sockets: Vec<OwnedFd>| {
+            // One that was left and taken up again is the same socket.
+            if !duplicates.iter().any(|(offered, _)| is_same(offered, name)) {
+                duplicates.extend(sockets.into_iter().map(|socket| (name.clone(), socket)));
+            }
+        };
         let state = self.state.lock();
         for open in state.open.values().filter(|open| open.held.is_empty() && open.grip.is_open()) {
-            duplicates.extend(open.grip.duplicates()?.into_iter().map(|socket| (open.socket.clone(), socket)));
+            offer(&open.socket, open.grip.duplicates()?);
+        }
+        for leaving in state.leaving.iter().rev().filter(|leaving| leaving.held.is_empty()) {
+            // It may be closed already.
+            if let Ok(sockets) = leaving.grip.duplicates() {
+                offer(&leaving.socket, sockets);
+            }
         }
         Ok(duplicates)
+    }
+
+    /// The successor accepts, and did not want these. Nobody is to wait there; and what is on its way out here and taken up again there
+    /// accepts nobody here.
+    pub(super) fn hand_over(&self, unclaimed: &[SocketName]) {
+        self.close_dropped(unclaimed);
+        for leaving in self.state.lock().leaving.iter().filter(|leaving| leaving.held.is_empty()) {
+            if !unclaimed.iter().any(|name| is_same(name, &leaving.socket)) {
+                leaving.grip.let_go();
+            }
+        }
     }
 
     /// Lets go of the sockets. Those of a successor stay open.

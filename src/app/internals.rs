@@ -9,7 +9,7 @@ use crate::config::install::Install;
 use crate::control::Status;
 use crate::observe::export::Exporter;
 use crate::problem::Problems;
-use crate::provider::internal::{ACME_HTTP, API, DASHBOARD, NOOP, PING, PROMETHEUS};
+use crate::provider::internal::{API, DASHBOARD, NOOP, PING, PROMETHEUS};
 use crate::provider::{self, Provider};
 use crate::service::Internal;
 use crate::tls::Challenges;
@@ -100,7 +100,7 @@ pub(super) fn resolvers(
     internals: &mut All,
 ) -> Result<Vec<Arc<dyn Provider>>, Problems> {
     let proofs = provider::acme::Proofs { challenges: challenges.clone(), ..Default::default() };
-    internals.insert(ACME_HTTP.into(), proofs.answers.clone());
+    internals.insert(provider::internal::ACME_HTTP.into(), proofs.answers.clone());
     let resolvers = provider::acme::resolvers(install, status, &proofs)?;
     Ok(resolvers.into_iter().map(|resolver| resolver as Arc<dyn Provider>).collect())
 }

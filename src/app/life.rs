@@ -201,10 +201,7 @@ impl Life {
                         log::info!(event = "handed-over"; "the new process serves; this one ends");
                         return Exit::Ok;
                     }
-                    let again = doors.clone();
-                    if let Err(error) = tokio::task::spawn_blocking(move || again.reopen()).await {
-                        log::error!("not all entry points are open again: {error}");
-                    }
+                    self.reopen(doors).await;
                     self.take_commands(InsteadOf::Process(heir)).await;
                     self.supervisor.ready();
                 }
@@ -212,9 +209,17 @@ impl Life {
         }
     }
 
+    /// Serves again, at all entry points, as if there had been no successor.
+    async fn reopen(&self, doors: &Arc<Doors>) {
+        let again = doors.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || again.reopen()).await {
+            log::error!("not all entry points are open again: {error}");
+        }
+    }
+
     /// Drains while the successor serves. Whether that is over; `false` if the successor died and this process is needed again.
     async fn follow(&self, doors: &Arc<Doors>, mut successor: Successor, events: &mut Events) -> bool {
-        doors.close_dropped(successor.unclaimed());
+        doors.hand_over(successor.unclaimed());
         let drain = self.drain(doors, Some(successor.pid()), events);
         let mut drain = pin!(drain);
         let departure = loop {
@@ -340,7 +345,7 @@ impl Life {
     }
 
     /// Starts the program on disk, hands the sockets over and waits until it accepts.
-    async fn upgrade(&self, doors: &Doors, signals: &mut Signals) -> Result<Successor, NotUpgraded> {
+    async fn upgrade(&self, doors: &Arc<Doors>, signals: &mut Signals) -> Result<Successor, NotUpgraded> {
         let failed = |message: String| NotUpgraded::Failed(message);
         let handover =
             self.handover.as_ref().ok_or_else(|| failed("the program's file was not found at start".to_owned()))?;
@@ -367,6 +372,7 @@ impl Life {
             Ok(successor) => successor,
             Err(failure) => {
                 // It may have come so far as to take the control socket, and to tell the supervisor.
+                self.reopen(doors).await;
                 self.take_commands(InsteadOf::Process(pid)).await;
                 self.supervisor.ready();
                 return Err(failed(failure.to_string()));

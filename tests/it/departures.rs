@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::harness::house::{
-    House, KEPT, free, get, lines, listening, refuses, says_back, texts, until_refused, websocket,
+    House, KEPT, ask, client, echo, free, get, lines, listening, refuses, says_back, texts, until_refused, websocket,
 };
 use crate::harness::peer::{End, Peer};
 
@@ -209,4 +209,45 @@ async fn a_refused_successor_lets_nobody_in() {
     assert!(join().is_ok());
     house.lose_heir().await;
     assert!(join().is_err(), "as the process has it that serves again");
+}
+
+/// What is on its way out may be wanted again by an upgrade: its address is in use, and goes along.
+#[tokio::test]
+async fn an_upgrade_takes_up_what_a_reload_has_left() {
+    let [web_at, more_at, dns_at] = [free(), free(), free()];
+    let server = echo("a").await;
+    let udp = format!(
+        "udp: {{routers: {{r: {{service: s}}}}, services: {{s: {{loadBalancer: {{servers: [{{address: '{server}'}}]}}}}}}}}\n"
+    );
+    let times = ", transport: {lifeCycle: {requestAcceptGraceTimeout: 1h, graceTimeOut: 1h}}";
+    let web = at("web", web_at, "");
+    let dns = format!("dns: {{address: '{dns_at}/udp', udp: {{timeout: 1h}}}}");
+    let all = [&*web, &at("more", more_at, times), &dns];
+    let mut house = House::start(&all, &udp).await;
+    let session = client(dns_at).await;
+    let first = ask(&session).await;
+    let (mut requested, mut tunnel) = (held(&house, more_at).await, websocket(more_at).await);
+    house.follow(&[&web]).await;
+    assert_eq!(ask(&session).await, first, "it goes on while it is on its way out");
+    house.write(&all, "");
+    house.upgrade().await;
+    for _ in 0..10 {
+        assert_eq!(Peer::connect(more_at).await.get("/only", "").await.header("connection"), KEPT);
+    }
+    assert_ne!(ask(&session).await, first, "the new process has a session of its own");
+    house.server.go();
+    assert_eq!(requested.response_to("GET").await.unwrap().text(), "held");
+    says_back(&mut tunnel, "the old process").await;
+    // One that has been left and taken up again is one socket.
+    house.follow(&[&web]).await;
+    house.follow(&all).await;
+    let again = client(dns_at).await;
+    let session = ask(&again).await;
+    let heir = house.upgrade().await;
+    assert_eq!(listening(heir), 2);
+    let next = ask(&again).await;
+    assert_ne!(next, session);
+    for _ in 0..10 {
+        assert_eq!(ask(&again).await, next, "one socket, and one session");
+    }
 }
