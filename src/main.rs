@@ -43,7 +43,9 @@ fn main() -> ExitCode {
 
 fn carry_out(verb: Verb, signals: Signals) -> Exit {
     match verb {
-        Verb::Run(arguments) => app::run_flags(&arguments.flags, signals, memory::give_back),
+        Verb::Run(arguments) => {
+            app::run_flags(&arguments.flags, signals, app::Memory { give_back: memory::give_back, tidy: memory::tidy })
+        }
         Verb::Demo(arguments) => demo::run(&arguments, signals),
         Verb::Whoami(arguments) => demo::whoami::run(&arguments, signals),
         Verb::Check(arguments) => check::run(&arguments),
@@ -73,8 +75,10 @@ fn carry_out(verb: Verb, signals: Signals) -> Exit {
 mod memory {
     #[cfg(feature = "mimalloc")]
     mod allocator {
+        use std::cell::Cell;
         use std::ffi::{c_int, c_long};
         use std::sync::atomic::{AtomicBool, Ordering};
+        use std::time::{Duration, Instant};
 
         /// `mi_option_purge_delay`: for how many milliseconds free memory is kept.
         const PURGE_DELAY: c_int = 15;
@@ -82,6 +86,12 @@ mod memory {
         const DEFAULT: c_long = 1000;
         /// Whether [`be_frugal`] has changed it.
         static CHANGED: AtomicBool = AtomicBool::new(false);
+        /// How often a thread looks for what it has free: it takes microseconds where nothing is, and milliseconds after a crowd.
+        const TIDY: Duration = Duration::from_secs(5);
+
+        thread_local! {
+            static TIDY_AT: Cell<Option<Instant>> = const { Cell::new(None) };
+        }
 
         unsafe extern "C" {
             fn mi_option_get(option: c_int) -> c_long;
@@ -107,6 +117,18 @@ mod memory {
                     mi_option_set(PURGE_DELAY, DEFAULT);
                 }
                 mi_collect(true);
+            }
+        }
+
+        pub(super) fn tidy() {
+            let now = Instant::now();
+            let is_time = TIDY_AT.get().is_some_and(|at| at <= now);
+            if is_time || TIDY_AT.get().is_none() {
+                TIDY_AT.set(Some(now + TIDY));
+            }
+            if is_time {
+                // SAFETY: any thread may call it at any time.
+                unsafe { mi_collect(false) };
             }
         }
     }
@@ -137,6 +159,9 @@ mod memory {
             // SAFETY: any thread may call it at any time.
             unsafe { malloc_trim(0) };
         }
+
+        /// It would stop all threads for a look at everything that is free, so that stays for who comes next.
+        pub(super) fn tidy() {}
     }
 
     #[cfg(all(not(feature = "mimalloc"), not(all(target_os = "linux", target_env = "gnu"))))]
@@ -144,6 +169,8 @@ mod memory {
         pub(super) fn be_frugal() {}
 
         pub(super) fn give_back() {}
+
+        pub(super) fn tidy() {}
     }
 
     /// Until the first configuration stands, nothing that is free is kept.
@@ -154,5 +181,10 @@ mod memory {
     /// Gives what is free back to the system, and from now on does so in good time instead of at once.
     pub(super) fn give_back() {
         allocator::give_back();
+    }
+
+    /// Gives back what this thread has had free for a while, if it is time for a look.
+    pub(super) fn tidy() {
+        allocator::tidy();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cli::Exit;
 use crate::observe;
@@ -12,7 +13,10 @@ use crate::units::Name;
 
 use super::held::Held;
 use super::sockets::{self, Bound};
-use super::{App, Start, options};
+use super::{App, Memory, Start, options};
+
+/// How often threads are woken to look after their memory.
+const WAKE: Duration = Duration::from_secs(10);
 
 /// Everything that is ready to serve and does not serve yet.
 pub(super) struct Ready {
@@ -87,8 +91,11 @@ pub(super) fn assemble(mut start: Start, inherited: Option<&mut Sockets>) -> Res
         log::info!("{notice}");
     }
     let threads = options::threads(&start.install);
-    let control = runtime("control", 2)?;
-    let traffic = runtime("traffic", threads)?;
+    let control = runtime("control", 2, None)?;
+    let traffic = runtime("traffic", threads, start.memory)?;
+    if start.memory.is_some() {
+        control.spawn(wake(traffic.handle().clone(), threads));
+    }
     let invitation = start.invitation.take();
     let app = App::new(start, control.handle().clone())?;
     let access_log = open_access_log(&app, threads)?;
@@ -104,13 +111,26 @@ pub(super) fn assemble(mut start: Start, inherited: Option<&mut Sockets>) -> Res
     Ok(Ready { app, access_log, listeners, control, traffic, handover, invitation, log })
 }
 
-fn runtime(name: &str, threads: usize) -> Result<tokio::runtime::Runtime, Refusal> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
+fn runtime(name: &str, threads: usize, memory: Option<Memory>) -> Result<tokio::runtime::Runtime, Refusal> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_name(name).enable_all();
+    if let Some(memory) = memory {
+        builder.on_thread_park(memory.tidy);
+    }
+    builder
         .build()
         .map_err(|error| Refusal::Machine(Problem::at("threads", format!("cannot start threads: {error}")).into()))
+}
+
+/// Wakes threads that have nothing to do, now and then: what they have freed before they fell asleep is theirs until they look.
+async fn wake(traffic: tokio::runtime::Handle, threads: usize) {
+    loop {
+        tokio::time::sleep(WAKE).await;
+        // Whoever finds work wakes another.
+        for _ in 0..2 * threads {
+            traffic.spawn(std::future::ready(()));
+        }
+    }
 }
 
 fn open_access_log(app: &App, threads: usize) -> Result<Option<Arc<AccessLog>>, Problems> {

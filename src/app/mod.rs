@@ -62,14 +62,22 @@ pub struct Start {
     pub flags: Option<Box<[String]>>,
     /// Told on standard output once it serves.
     pub invitation: Option<String>,
-    /// Gives memory that is free back to the system, if the program can.
-    pub give_back: Option<fn()>,
+    /// What the program can do with memory that is free.
+    pub memory: Option<Memory>,
+}
+
+/// What a program does with memory that is free. Which allocator there is, only the program knows.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Gives it back to the system.
+    pub give_back: fn(),
+    /// Gives back what the thread that calls it has had free for a while. A thread calls it whenever it runs out of work, so it must be
+    /// quick to see that it is not time yet.
+    pub tidy: fn(),
 }
 
 /// `portcullis run`: from flags, environment and file to the end of the process.
-///
-/// `give_back` gives memory that is free back to the system; which allocator there is, only the program knows.
-pub fn run_flags(flags: &[String], signals: Signals, give_back: fn()) -> Exit {
+pub fn run_flags(flags: &[String], signals: Signals, memory: Memory) -> Exit {
     let loaded = load::install(flags, environment());
     let start = Start {
         install: loaded.install,
@@ -77,7 +85,7 @@ pub fn run_flags(flags: &[String], signals: Signals, give_back: fn()) -> Exit {
         problems: loaded.problems,
         notices: loaded.notices,
         flags: Some(flags.into()),
-        give_back: Some(give_back),
+        memory: Some(memory),
         ..Start::default()
     };
     run(start, signals)
@@ -160,7 +168,7 @@ impl App {
             tickets: tickets.clone(),
             fallback,
             runtime,
-            give_back: start.give_back,
+            give_back: start.memory.map(|memory| memory.give_back),
         };
         let inbox = Arc::new(Inbox::default());
         let own = inbox.updates(provider::internal::NAME);

@@ -134,7 +134,8 @@ fn gateway() {
         }
     });
     let flags: Vec<String> = flags.lines().map(str::to_owned).collect();
-    let _ = portcullis::app::run_flags(&flags, portcullis::process::Signals::install().unwrap(), || {});
+    let memory = portcullis::app::Memory { give_back: || {}, tidy: || {} };
+    let _ = portcullis::app::run_flags(&flags, portcullis::process::Signals::install().unwrap(), memory);
 }
 
 #[tokio::test]

@@ -264,6 +264,24 @@ async fn idle(speaks: Speaks, most_kib: usize) {
     assert_eq!(strained.server.violations(), Vec::<String>::new());
 }
 
+/// With the allocator of the programs that are released. Others keep it for who comes next.
+#[cfg(feature = "mimalloc")]
+#[tokio::test]
+async fn what_a_crowd_took_is_given_back() {
+    let strained = Strained::start(Speaks::Http).await;
+    let mut clients = strained.connect_all(Speaks::Http, 100).await;
+    for client in &mut clients {
+        client.ask_in_vain().await;
+    }
+    until(|| resident_kib(&strained.gateway) > strained.before + 100 * READER_KIB / 2).await;
+    drop(clients);
+    let by = Instant::now() + 6 * PATIENCE;
+    while resident_kib(&strained.gateway) > strained.before + 2 * OWN_KIB {
+        assert!(Instant::now() < by, "{} KiB, then {}", strained.before, resident_kib(&strained.gateway));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test]
 async fn heads_without_an_end_cost_their_cap() {
     const COUNT: usize = 300;
