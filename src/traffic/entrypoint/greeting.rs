@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -81,7 +82,7 @@ where
             Some(route) => Some(Next::Tcp(wire, route)),
             None => {
                 let mut next = None;
-                supervise(&connection, async { next = self.serve_plain(wire).await }).await;
+                supervise(&connection, pin!(async { next = self.serve_plain(wire).await })).await;
                 next
             }
         };
@@ -195,14 +196,14 @@ where
         connection.upgrade();
         let client = connection.client.clone();
         let tell = |report: &Report| self.shared.observer.carried(&client, report);
-        supervise(connection, forward(route, &client, stream, tell)).await;
+        supervise(connection, pin!(forward(route, &client, stream, tell))).await;
     }
 
     /// Serves a connection over TLS.
     async fn serve_tls(&self, caller: Caller) {
         let outer = caller.wire.connection.clone();
         let mut unproved = None;
-        supervise(&outer, async { unproved = self.prove(caller).await }).await;
+        supervise(&outer, pin!(async { unproved = self.prove(caller).await })).await;
         let Some(caller) = unproved else { return };
         let Some(door) = self.door(&outer.client) else { return };
         let view = ConnectionView {
@@ -214,23 +215,25 @@ where
             Way::Http(terms) => (terms.clone(), None),
             Way::Tcp(route) => match &route.tls {
                 TcpTls::Terminate(terms) => (terms.clone(), Some(route.clone())),
-                TcpTls::Passthrough | TcpTls::Without => return self.pass_through(caller, route.clone()).await,
+                TcpTls::Passthrough | TcpTls::Without => {
+                    return Box::pin(self.pass_through(caller, route.clone())).await;
+                }
             },
         };
         let mut made = None;
-        supervise(&outer, async { made = self.shake_hands(caller, terms).await }).await;
+        supervise(&outer, pin!(async { made = self.shake_hands(caller, terms).await })).await;
         let Some((stream, connection)) = made else { return };
         if let Some(route) = route {
-            return self.serve_tcp(&connection, route, ClientStream::Tls(stream)).await;
+            return Box::pin(self.serve_tcp(&connection, route, ClientStream::Tls(stream))).await;
         }
         let facts = connection.client.tls.as_ref();
         let is_http2 =
             self.shared.options.http2.is_some() && facts.is_some_and(|facts| facts.protocol.as_deref() == Some(b"h2"));
         let wire = Box::new(Wire::new(Transport::Tls(stream), BytesMut::new(), connection.clone()));
-        supervise(&connection, async {
+        let serve = async {
             if is_http2 { http2::serve(&self.http2, wire).await } else { http1::serve(&self.app, wire).await }
-        })
-        .await;
+        };
+        supervise(&connection, pin!(serve)).await;
     }
 
     /// Carries TLS that ends elsewhere.

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
@@ -285,10 +285,11 @@ impl Drop for Counted {
 ///
 /// A connection listens for signals once and for all its requests: registering with each would make all cores share a
 /// lock. What it costs is one atomic read each time the connection's task is woken.
-pub(super) async fn supervise(connection: &Connection, serve: impl Future<Output = ()>) {
+///
+/// It takes what serves pinned: by value, it would take the room twice.
+pub(super) async fn supervise(connection: &Connection, mut serve: Pin<&mut impl Future<Output = ()>>) {
     let shared = connection.shared();
     let _release = Release(connection);
-    let mut serve = pin!(serve);
     let mut signal = pin!(shared.signal.notified());
     let mut seen = None;
     std::future::poll_fn(|cx| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::{Method, Uri};
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -71,7 +72,7 @@ where
         connection.begin_request(Some(0));
         let _occupied = connection.occupy();
         if let Err(fault) = head::judge(session.req_header(), &connection.options().limits) {
-            connection.shared().observer.refused(&connection.client, fault, request_line(&session).as_bytes());
+            connection.shared().observer.refused(&connection.client, fault, Asked::of(&session).line().as_bytes());
             head::refuse(&mut session, fault).await;
             return None;
         }
@@ -85,7 +86,7 @@ where
         session.set_write_timeout(Some(options.timeouts.write.map_or(patience, |write| write.min(patience))));
         session.set_total_drain_timeout(Some(DRAIN));
         let patience = options.timeouts.read.filter(|_| !session.is_body_empty());
-        let line = patience.map(|_| request_line(&session)).unwrap_or_default();
+        let asked = patience.map(|_| Asked::of(&session));
         let stream = Stream::new(patience);
         let work = stream.scope(self.app.process_new_http(session, shutdown));
         tokio::select! {
@@ -95,6 +96,7 @@ where
             }
             () = stream.stalls() => {
                 // The stream is reset with its session.
+                let line = asked.map(|asked| asked.line()).unwrap_or_default();
                 connection.shared().observer.refused(&connection.client, Fault::BodyTimeout, line.as_bytes());
                 None
             }
@@ -110,10 +112,22 @@ where
     }
 }
 
-/// The request line that the request would have over HTTP/1, for the log.
-fn request_line(session: &ServerSession) -> String {
-    let head = session.req_header();
-    format!("{} {} HTTP/2.0", head.method, head.uri.path_and_query().map_or("/", |target| target.as_str()))
+/// What a request asked for, should it have to be told when its session is gone. It costs two counts.
+struct Asked {
+    method: Method,
+    target: Uri,
+}
+
+impl Asked {
+    fn of(session: &ServerSession) -> Self {
+        let head = session.req_header();
+        Self { method: head.method.clone(), target: head.uri.clone() }
+    }
+
+    /// The request line that the request would have over HTTP/1.
+    fn line(&self) -> String {
+        format!("{} {} HTTP/2.0", self.method, self.target.path_and_query().map_or("/", |target| target.as_str()))
+    }
 }
 
 /// Counts requests that the client has taken back. Whoever does little else is sent away: each costs the client a few bytes, and
