@@ -45,8 +45,8 @@ pub(super) struct Listener {
     pub(super) bound: Bound,
     /// Which of the sockets that systemd holds they are.
     pub(super) held: Vec<usize>,
-    /// What a predecessor calls them that has bound them.
-    pub(super) inherited: Option<SocketName>,
+    /// Those of a predecessor, as it calls them, and their cookies.
+    pub(super) inherited: Vec<(SocketName, u64)>,
 }
 
 /// Why nothing is started.
@@ -159,7 +159,7 @@ fn bind_all(app: &App, inherited: Option<&mut Sockets>) -> Result<Listeners, Ref
             Ok(Some(())) => Ok(()),
             Ok(None) => sockets::bind(&socket, entry_point, options::threads(&install)).map(|bound| {
                 let (name, socket) = (name.clone(), socket.clone());
-                listeners.entry_points.push(Listener { name, socket, bound, held: Vec::new(), inherited: None });
+                listeners.entry_points.push(Listener { name, socket, bound, held: Vec::new(), inherited: Vec::new() });
             }),
             Err(error) => Err(error),
         };
@@ -188,16 +188,19 @@ impl Listeners {
         let Some(first) = claimed.first().map(|claimed| claimed.name.clone()) else { return Ok(None) };
         let held = claimed.iter().filter_map(|claimed| self.held.keep(claimed).transpose());
         let held = held.collect::<std::io::Result<Vec<_>>>()?;
+        let ours = claimed.iter().filter(|claimed| claimed.name.bound_by == BoundBy::Gateway);
+        let inherited = ours.map(|claimed| Ok((claimed.name.clone(), sockets::cookie(&claimed.socket)?)));
+        let inherited = inherited.collect::<std::io::Result<Vec<_>>>()?;
         let bound = Bound::from(socket.protocol, claimed.into_iter().map(|claimed| claimed.socket).collect());
         let Some(bound) = bound else { return Ok(None) };
-        let (socket, inherited) = match first.bound_by {
-            BoundBy::Gateway => (socket.clone(), Some(first)),
+        let socket = match first.bound_by {
+            BoundBy::Gateway => socket.clone(),
             BoundBy::Systemd => {
                 let is_known = socket.address.starts_with(':') || socket.address.parse::<SocketAddr>().is_ok();
                 if is_known && !first.address.parse().is_ok_and(|address| socket.is_at(address)) {
                     log::warn!("systemd has bound {first}: this counts, and not the address {}", socket.address);
                 }
-                (SocketName { entry_point: name.clone(), ..first }, None)
+                SocketName { entry_point: name.clone(), ..first }
             }
         };
         self.entry_points.push(Listener { name: name.clone(), socket, bound, held, inherited });

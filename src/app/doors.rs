@@ -22,7 +22,7 @@ use super::change::{self, Before, Change, Placed, Standing};
 use super::grip::Grip;
 use super::held::Held;
 use super::opener::Opener;
-use super::{App, options};
+use super::{App, options, sockets};
 
 mod leaving;
 
@@ -49,8 +49,8 @@ struct State {
     leaving: Vec<Leaving>,
     /// Numbers that were given to them.
     numbers: u64,
-    /// Sockets that a predecessor has as well, as it calls them.
-    inherited: Vec<SocketName>,
+    /// Sockets that a predecessor has as well, as it calls them, and their cookies.
+    inherited: Vec<(SocketName, u64)>,
 }
 
 /// An entry point that accepts.
@@ -73,7 +73,7 @@ impl Doors {
         let (install, entry_points) = (app.install(), app.entry_points());
         let mut state = State::default();
         for Listener { name, socket, bound, held, inherited } in listeners.entry_points {
-            if inherited.is_some() {
+            if !inherited.is_empty() {
                 // Not before it is this process's word that counts.
                 let shares = install.entry_points.get(&name).is_some_and(|one| one.reuse_port);
                 note(&name, bound.set_reuse_port(shares));
@@ -94,20 +94,19 @@ impl Doors {
     /// Duplicates of the sockets, for a successor: also of those that are on their way out, as they may be wanted again by now.
     pub(super) fn duplicates(&self) -> io::Result<Vec<(SocketName, OwnedFd)>> {
         let mut duplicates = self.held.lock().duplicates()?;
-        let mut offer = |name: &SocketName, sockets: Vec<OwnedFd>| {
-            // One that was left and taken up again is the same socket.
-            if !duplicates.iter().any(|(offered, _)| is_same(offered, name)) {
-                duplicates.extend(sockets.into_iter().map(|socket| (name.clone(), socket)));
-            }
-        };
         let state = self.state.lock();
         for open in state.open.values().filter(|open| open.held.is_empty() && open.grip.is_open()) {
-            offer(&open.socket, open.grip.duplicates()?);
+            duplicates.extend(open.grip.duplicates()?.into_iter().map(|socket| (open.socket.clone(), socket)));
         }
         for leaving in state.leaving.iter().rev().filter(|leaving| leaving.held.is_empty()) {
             // It may be closed already.
-            if let Ok(sockets) = leaving.grip.duplicates() {
-                offer(&leaving.socket, sockets);
+            let Ok(sockets) = leaving.grip.duplicates() else { continue };
+            // One that was left and taken up again is the same socket. Of two that have one name, the successor takes the first.
+            let is_offered = |(name, offered): &(SocketName, OwnedFd)| {
+                *name == leaving.socket || sockets.iter().any(|socket| sockets::is_same(offered, socket))
+            };
+            if !duplicates.iter().any(is_offered) {
+                duplicates.extend(sockets.into_iter().map(|socket| (leaving.socket.clone(), socket)));
             }
         }
         Ok(duplicates)
@@ -118,7 +117,7 @@ impl Doors {
     pub(super) fn hand_over(&self, unclaimed: &[SocketName]) {
         self.close_dropped(unclaimed);
         for leaving in self.state.lock().leaving.iter().filter(|leaving| leaving.held.is_empty()) {
-            if !unclaimed.iter().any(|name| is_same(name, &leaving.socket)) {
+            if !unclaimed.contains(&leaving.socket) {
                 leaving.grip.let_go();
             }
         }
@@ -130,23 +129,28 @@ impl Doors {
         *self.held.lock() = Arc::default();
     }
 
-    /// Closes sockets that the successor does not have any more, so that nobody waits there for a process which only drains.
+    /// Closes sockets that the successor does not have any more, so that nobody waits there for a process which only drains. It calls
+    /// them as they were offered.
     pub(super) fn close_dropped(&self, names: &[SocketName]) {
         let state = self.state.lock();
         for open in state.open.values().filter(|open| open.held.is_empty()) {
-            if names.iter().any(|name| is_same(name, &open.socket)) {
+            if names.contains(&open.socket) {
                 open.grip.close();
             }
         }
     }
 
-    /// Sockets that a predecessor has as well and that nobody here has any more since the last time.
+    /// Sockets that a predecessor has as well and that nobody here has any more since the last time. Another entry point may have one by
+    /// now, and others may be at its address, so that names do not tell.
     pub(super) fn take_dropped(&self) -> Vec<SocketName> {
         let state = &mut *self.state.lock();
-        let is_used = |name: &SocketName| state.open.values().any(|open| is_same(name, &open.socket));
-        let (used, dropped) = std::mem::take(&mut state.inherited).into_iter().partition(is_used);
+        let used: BTreeSet<u64> = state.open.values().flat_map(|open| open.grip.cookies()).collect();
+        let inherited = std::mem::take(&mut state.inherited).into_iter();
+        let (used, dropped): (Vec<_>, Vec<_>) = inherited.partition(|(_, cookie)| used.contains(cookie));
         state.inherited = used;
-        dropped
+        // Several sockets of one entry point have one name.
+        let names: BTreeSet<SocketName> = dropped.into_iter().map(|(name, _)| name).collect();
+        names.into_iter().collect()
     }
 
     /// Serves again, since the successor has died: accepts, and opens what was closed for its sake. Blocks.
@@ -314,13 +318,6 @@ pub(super) async fn until_closed(grips: &[Grip]) {
     if tokio::time::timeout(CLOSES_WITHIN, all).await.is_err() {
         log::debug!("addresses are not free yet");
     }
-}
-
-/// Whether two names are of one socket, which may have another entry point by now.
-fn is_same(one: &SocketName, other: &SocketName) -> bool {
-    // Where the system chooses the port, addresses do not tell.
-    let is_told = !one.address.ends_with(":0") || one.entry_point == other.entry_point;
-    one.protocol == other.protocol && one.address == other.address && is_told
 }
 
 fn note(name: &Name, shared: io::Result<()>) {

@@ -9,7 +9,7 @@ use crate::process::Protocol;
 use crate::process::drain::{Counts, Cut, Door, Draining};
 use crate::traffic::{entrypoint, udp};
 
-use super::sockets::Bound;
+use super::sockets::{self, Bound};
 
 /// How long idle connections are left alone after the drain was announced: a client's next request may be on its way.
 const IDLE_GRACE: Duration = Duration::from_millis(500);
@@ -52,6 +52,11 @@ impl Grip {
             Self::Tcp(handle) => Ok(vec![handle.duplicate_listener()?]),
             Self::Udp(handle) => handle.duplicate_sockets(),
         }
+    }
+
+    /// What tells its sockets from all others, in whichever process they are; nothing if they are closed.
+    pub(super) fn cookies(&self) -> Vec<u64> {
+        self.duplicates().unwrap_or_default().iter().filter_map(|socket| sockets::cookie(socket).ok()).collect()
     }
 
     /// The same, to be used by another entry point.

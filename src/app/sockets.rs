@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use socket2::SockRef;
 
@@ -54,6 +54,19 @@ pub(super) fn name(name: &Name, EntryPoint { address, .. }: &EntryPoint) -> Sock
         address: format!("{host}:{}", address.port),
         bound_by: BoundBy::Gateway,
     }
+}
+
+/// What tells a socket from all others: its duplicates have the same, in whichever process they are.
+///
+/// # Errors
+/// If the system cannot tell.
+pub(super) fn cookie(socket: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::net::sockopt::socket_cookie(socket)?)
+}
+
+/// Whether these are duplicates of one socket.
+pub(super) fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    matches!((cookie(one), cookie(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// What carries it, in a hand-over's words.

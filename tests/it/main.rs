@@ -41,6 +41,7 @@ mod proxied;
 mod reload;
 mod routing;
 mod services;
+mod shared_addresses;
 mod smuggling;
 mod smuggling_through;
 mod stalled;

@@ -1,0 +1,77 @@
+//! Entry points that share an address, as `reusePort` lets them: each has sockets of its own, and none of these may be forgotten, since
+//! the system goes on giving it a part of all clients.
+
+use std::net::SocketAddr;
+
+use crate::harness::house::{House, ask, client, echo, free, get, listening, says_back, texts, websocket};
+use crate::harness::peer::until;
+
+fn sharing(name: &str, address: SocketAddr) -> String {
+    format!("{name}: {{address: '{address}', reusePort: true}}")
+}
+
+fn sharing_udp(name: &str, address: SocketAddr) -> String {
+    format!("{name}: {{address: '{address}/udp', reusePort: true}}")
+}
+
+/// So many clients that each socket has some of them.
+async fn all_are_answered(address: SocketAddr) {
+    for _ in 0..50 {
+        assert_eq!(get(address, "/x").await, 200);
+    }
+}
+
+async fn all_datagrams_are_answered(address: SocketAddr) {
+    for _ in 0..50 {
+        assert!(ask(&client(address).await).await.starts_with("s "));
+    }
+}
+
+/// Datagrams of all entry points go to this server.
+async fn udp() -> String {
+    let server = echo("s").await;
+    format!(
+        "udp: {{routers: {{r: {{service: s}}}}, services: {{s: {{loadBalancer: {{servers: [{{address: '{server}'}}]}}}}}}}}\n"
+    )
+}
+
+#[tokio::test]
+async fn each_goes_over_with_its_socket() {
+    let [web_at, at, dns_at] = [free(), free(), free()];
+    let web = format!("web: {{address: '{web_at}'}}");
+    let [a, b] = [sharing("a", at), sharing("b", at)];
+    let datagrams = [sharing_udp("c", dns_at), sharing_udp("d", dns_at)];
+    let all = [&*web, &a, &b, &datagrams[0], &datagrams[1]];
+    let mut house = House::start(&all, &udp().await).await;
+    all_are_answered(at).await;
+    all_datagrams_are_answered(dns_at).await;
+    let mut tunnel = websocket(at).await;
+    let heir = house.upgrade().await;
+    assert_eq!(listening(heir), 3);
+    all_are_answered(at).await;
+    all_datagrams_are_answered(dns_at).await;
+    says_back(&mut tunnel, "the old process").await;
+
+    // One is closed by the new process: the old one is told of that one, and nobody waits there.
+    house.follow(&[&web, &b, &datagrams[0], &datagrams[1]]).await;
+    until(|| listening(house.gateway.pid()) == 2).await;
+    all_are_answered(at).await;
+    says_back(&mut tunnel, "the old process").await;
+    // The other one has the socket that goes on under another name.
+    house.follow(&[&web, &sharing("renamed", at), &datagrams[0], &datagrams[1]]).await;
+    all_are_answered(at).await;
+    says_back(&mut tunnel, "the old process").await;
+    house.lose_heir().await;
+    all_are_answered(at).await;
+    all_datagrams_are_answered(dns_at).await;
+    says_back(&mut tunnel, "the old process").await;
+    assert_eq!(listening(house.gateway.pid()), 3);
+
+    // One that is gone by an upgrade, and one that has another name since.
+    house.write(&[&web, &sharing("renamed", at), &datagrams[1]], "");
+    let heir = house.upgrade().await;
+    until(|| listening(house.gateway.pid()) == 2).await;
+    all_are_answered(at).await;
+    assert_eq!(listening(heir), 2);
+    says_back(&mut tunnel, "the old process").await;
+}
