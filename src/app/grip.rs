@@ -148,9 +148,93 @@ impl Door for Grip {
         // Idle connections and those with a request are not told apart: both end by themselves once the drain has begun.
         match self {
             Self::Tcp(handle) => {
-                Counts { idle: 0, requests: handle.connections(), tunnels: handle.upgraded_connections() }
+                // Asked first: whoever has been taken since then is counted.
+                let last = usize::from(handle.is_taking_last());
+                let (requests, tunnels) = (handle.connections().max(last), handle.upgraded_connections());
+                Counts { idle: 0, requests, tunnels }
             }
-            Self::Udp(handle) => Counts { idle: 0, requests: 0, tunnels: handle.sessions() },
+            Self::Udp(handle) => {
+                let last = usize::from(handle.is_reading_last());
+                Counts { idle: 0, requests: 0, tunnels: handle.sessions().max(last) }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use pingora::apps::{HttpServerApp, ReusedHttpStream};
+    use pingora::protocols::http::ServerSession;
+    use pingora::server::ShutdownWatch;
+
+    use super::*;
+    use crate::exchange::{Client, Fault};
+    use crate::observe::metrics::{self, Metrics};
+    use crate::traffic::entrypoint::{Observer, Options};
+
+    struct Nothing;
+
+    #[async_trait]
+    impl HttpServerApp for Nothing {
+        async fn process_new_http(self: &Arc<Self>, _: ServerSession, _: &ShutdownWatch) -> Option<ReusedHttpStream> {
+            None
+        }
+    }
+
+    impl Observer for Nothing {
+        fn refused(&self, _: &Client, _: Fault, _: &[u8]) {}
+    }
+
+    fn tcp(listener: TcpListener) -> Grip {
+        let options = Options::new("test", 0);
+        let app = Arc::new(Nothing);
+        Grip::Tcp(entrypoint::start(options, listener, app.clone(), app, None).unwrap())
+    }
+
+    fn listener() -> TcpListener {
+        entrypoint::bind("127.0.0.1:0", false).unwrap()
+    }
+
+    fn udp() -> Grip {
+        let metrics = Metrics::new(&metrics::Settings::default(), 1);
+        let bounds = udp::Bounds { timeout: Duration::from_secs(1), sessions: 1 };
+        let options = udp::Options { name: "test".into(), index: 0, bounds };
+        let meters = (metrics.udp_entry_point("test"), metrics.entry_point("test"));
+        let socket = udp::bind("127.0.0.1:0", false).unwrap();
+        Grip::Udp(udp::start(options, vec![socket], Arc::default(), meters).unwrap())
+    }
+
+    /// Nobody is counted before the task has had its turn that takes them. Until then it is not over.
+    #[tokio::test]
+    async fn it_is_not_over_before_the_last_ones_are_taken() {
+        for grip in [tcp(listener()), udp()] {
+            let client = matches!(grip, Grip::Tcp(_)).then(|| TcpStream::connect(grip.address()).unwrap());
+            assert!(grip.active().is_empty());
+            grip.close();
+            assert!(!grip.active().is_empty(), "the task has not run yet: {grip:?}");
+            grip.closed().await;
+            assert_eq!(grip.active().requests, usize::from(client.is_some()));
+            drop(client);
+            grip.over().await;
+            assert!(grip.active().is_empty());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_closes_at_once_although_the_system_lets_nobody_in() {
+        let listener = listener();
+        // Each accept fails from now on.
+        socket2::SockRef::from(&listener).shutdown(Shutdown::Both).unwrap();
+        let grip = tcp(listener);
+        // So often that the pauses are long.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let before = tokio::time::Instant::now();
+        grip.close();
+        grip.closed().await;
+        assert_eq!(before.elapsed(), Duration::ZERO);
     }
 }

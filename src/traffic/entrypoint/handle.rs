@@ -56,6 +56,11 @@ impl Handle {
         });
     }
 
+    /// Whether those are about to be taken that have connected already, so that there may be more than are counted.
+    pub fn is_taking_last(&self) -> bool {
+        *self.shared.accepting.borrow() == Accepting::Last
+    }
+
     /// Takes connections again.
     pub fn resume_accepting(&self) {
         self.shared.accepting.send_if_modified(|now| {

@@ -164,7 +164,8 @@ where
                 Err(error) => {
                     if let Some(pause) = back_off.after(&error) {
                         log::warn!(entry_point = &*self.shared.options.name; "cannot accept, next try in {pause:?}: {error}");
-                        tokio::time::sleep(pause).await;
+                        // Whoever has it closed does not wait for that.
+                        let _ = tokio::time::timeout(pause, accepting.changed()).await;
                     }
                 }
             }

@@ -96,6 +96,11 @@ impl Handle {
         }
     }
 
+    /// Whether what has come already is about to be passed on, so that there may be more sessions than are counted; or was, if any is open.
+    pub fn is_reading_last(&self) -> bool {
+        *self.shared.reading.borrow() == Reading::Last && self.shared.reading_lanes.load(Ordering::Acquire) > 0
+    }
+
     /// Duplicates of the sockets, for a successor; `NotConnected` if they are closed.
     ///
     /// # Errors
