@@ -180,7 +180,7 @@ mod traffic {
                 }
                 let left = &client.flow[client.at..];
                 if left.is_empty() && client.frames.has_goodbye() {
-                    return client.frames.poll_farewell(cx, &mut Timer, false).map(Ok);
+                    return client.frames.poll_farewell(cx, &mut Timer, (false, std::time::Duration::ZERO)).map(Ok);
                 }
                 let mut piece = left[..left.len().min(client.size).min(buffer.remaining())].to_vec();
                 client.at += piece.len();

@@ -519,6 +519,19 @@ async fn whoever_is_told_to_go_and_stays_is_left() {
     assert_eq!(client.end("who stays").await, (0, 1));
 }
 
+/// A client that is told to go by a process that ends, and is not there any more, does not take it all of its time.
+#[tokio::test]
+async fn whoever_is_gone_does_not_hold_up_the_end() {
+    let (server, authority) = (says_target().await, Authority::new());
+    let mut gateway = before(&server, &authority.certify(&["a.test"]), &[]).await;
+    let mut client = Client::plain(&gateway).await;
+    client.send(&[get(1)]).await;
+    assert_eq!(client.next_of(&[HEADERS, RST_STREAM, GOAWAY]).await.unwrap().kind, HEADERS);
+    gateway.signal(rustix::process::Signal::TERM);
+    assert_eq!(gateway.ended().await, Some(0));
+    assert!(!gateway.log().contains("\"cut\""), "{}", gateway.log());
+}
+
 /// A client that shakes hands and says nothing more, or not enough, holds nothing for long.
 #[tokio::test]
 async fn silence_over_tls_ends_in_time() {

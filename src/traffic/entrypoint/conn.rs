@@ -110,7 +110,8 @@ impl AsyncRead for Conn {
         }
         if frames.has_goodbye() || wire.connection.is_closing() {
             // The end, for who reads this.
-            return frames.poll_farewell(cx, &mut wire.read_timer, wire.connection.is_busy()).map(Ok);
+            let farewell = (wire.connection.is_busy(), wire.connection.farewell());
+            return frames.poll_farewell(cx, &mut wire.read_timer, farewell).map(Ok);
         }
         Poll::Pending
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 use parking_lot::Mutex;
@@ -17,6 +17,11 @@ use crate::traffic::http::EntryPointHttp;
 
 /// Bytes of a request body that may be outstanding when a connection is kept all the same; they are read and thrown away.
 const OUTSTANDING_BYTES: u64 = 256 << 10;
+/// How long an HTTP/2 client may stay that goes or was told to, once it has its answers.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// The same while the entry point drains. Whoever is there goes within a round trip. Who is not shall be gone, lingering included, well
+/// before requests are cut, which is after 10 s unless somebody says otherwise: else a single one would make each stop take all of that.
+const LAST_FAREWELL: Duration = Duration::from_secs(5);
 
 /// One accepted connection. Hooks find it by [`Connection::of`], over HTTP/1 and HTTP/2 alike.
 #[derive(Debug)]
@@ -181,6 +186,11 @@ impl Connection {
     /// Whether a request of an HTTP/2 connection is being answered.
     pub(super) fn is_busy(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) > 0
+    }
+
+    /// How long an HTTP/2 client may stay that goes or was told to, once it has its answers.
+    pub(super) fn farewell(&self) -> Duration {
+        if self.is_draining() { LAST_FAREWELL } else { FAREWELL }
     }
 
     /// One more request was taken back; how many that makes.

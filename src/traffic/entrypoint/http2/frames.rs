@@ -16,9 +16,6 @@ use super::outgoing::{Look, Outgoing};
 use super::patience::{Cost, Patience};
 use super::streams::State;
 
-/// How long a client may stay that goes or was told to, once it has its answers.
-const FAREWELL: Duration = Duration::from_secs(10);
-
 /// The frames of one connection.
 #[derive(Debug)]
 pub(in crate::traffic::entrypoint) struct Frames {
@@ -31,8 +28,8 @@ pub(in crate::traffic::entrypoint) struct Frames {
     verdict: Option<Reason>,
     /// Nothing that `h2` writes goes out any more.
     is_mute: bool,
-    /// When a client is left that goes or was told to.
-    leaves_at: Option<Instant>,
+    /// Since when a client that goes or was told to has had its answers.
+    leaves_since: Option<Instant>,
 }
 
 /// What becomes of bytes that `h2` writes.
@@ -56,7 +53,7 @@ impl Frames {
             table_bytes: options.header_table_bytes.max(HEADER_TABLE_BYTES),
             verdict: None,
             is_mute: false,
-            leaves_at: None,
+            leaves_since: None,
         }
     }
 
@@ -90,17 +87,18 @@ impl Frames {
     }
 
     /// Waits for the end of a connection whose client goes, or was told to: ready if it has had time enough to close it.
-    /// Pingora waits for a sign of the client's, for as long as the client likes. Ask whenever nothing can be read.
+    /// Pingora waits for a sign of the client's, for as long as the client likes. Ask whenever nothing can be read, with whether answers are
+    /// on their way and how long it may stay after them.
     pub(in crate::traffic::entrypoint) fn poll_farewell(
         &mut self,
         cx: &mut Context<'_>,
         timer: &mut Timer,
-        is_busy: bool,
+        (is_busy, patience): (bool, Duration),
     ) -> Poll<()> {
         if is_busy {
-            self.leaves_at = None;
+            self.leaves_since = None;
         }
-        ready!(timer.poll(cx, *self.leaves_at.get_or_insert_with(|| now() + FAREWELL)));
+        ready!(timer.poll(cx, *self.leaves_since.get_or_insert_with(now) + patience));
         self.verdict = self.verdict.or(Some(Reason::No));
         Poll::Ready(())
     }
@@ -137,8 +135,8 @@ impl Frames {
         let mistakes = self.outgoing.follow(bytes, &mut self.patience);
         (0..mistakes).for_each(|_| self.charge(Cost::Mistake));
         // The last bytes of answers go out when nobody is busy with them any more.
-        if self.outgoing.take_answer() && self.leaves_at.is_some() {
-            self.leaves_at = Some(now() + FAREWELL);
+        if self.outgoing.take_answer() && self.leaves_since.is_some() {
+            self.leaves_since = Some(now());
         }
     }
 
