@@ -143,8 +143,9 @@ impl<'a> Work<'a> {
             (false, Some(own)) => return Source::Open(own),
             _ => {}
         }
-        let owned = self.before.standing.iter().filter(|one| one.is_owned);
-        let used: BTreeSet<usize> = owned.flat_map(|one| one.held.iter().copied()).collect();
+        let owned = self.before.standing.iter().filter(|one| one.is_owned).map(|one| &one.held);
+        let taken = self.taken.values().map(|(_, placed)| &placed.held);
+        let used: BTreeSet<usize> = owned.chain(taken).flatten().copied().collect();
         let which = self.before.held.free_for(socket, &used);
         if !which.is_empty() {
             return Source::Held(which);
@@ -197,7 +198,15 @@ impl<'a> Work<'a> {
         };
         // It may have been closed for good.
         let standing = self.before.standing.iter();
-        standing.filter(is_there).find(|one| self.is_left(one) && one.grip.sockets().is_ok())
+        standing.filter(is_there).find(|one| self.is_left(one) && !self.is_taken(one) && one.grip.sockets().is_ok())
+    }
+
+    /// Whether somebody else has been given the socket already.
+    fn is_taken(&self, one: &Standing) -> bool {
+        let is_it = |(number, placed): &(Option<u64>, Placed)| {
+            *number == Some(one.number) || one.held.iter().any(|at| placed.held.contains(at))
+        };
+        self.taken.values().any(is_it)
     }
 
     fn is_left(&self, one: &Standing) -> bool {

@@ -121,6 +121,20 @@ async fn they_are_kept_changed_removed_and_added() {
     assert_eq!(get(elsewhere, "/x").await, 200);
 }
 
+/// One socket is one entry point's: who bears its name has it, and not at once somebody else who asks for its address.
+#[tokio::test]
+async fn each_is_given_to_one() {
+    let manager = Manager::new();
+    let [web_at, spare_at, _] = manager.addresses();
+    let web = at("web", web_at);
+    let house = House::activated(manager.passed(), &[&web], "", "").await;
+    let told = house.reload(&[&web, &at("spare", free()), &at("y", spare_at)]).await;
+    assert_eq!(told.code, Some(1), "{told:?}");
+    let mistake = format!("entryPoints.y.address: cannot listen on {spare_at}: Address already in use");
+    assert!(told.err.contains(&mistake) && told.err.contains("systemd listens there for `spare`"), "{told:?}");
+    assert_eq!((get(web_at, "/x").await, get(spare_at, "/x").await), (200, 200));
+}
+
 /// What came from systemd is known as such in the next process, and the next.
 #[tokio::test]
 async fn they_are_handed_over_as_what_they_are() {

@@ -75,3 +75,29 @@ async fn each_goes_over_with_its_socket() {
     assert_eq!(listening(heir), 2);
     says_back(&mut tunnel, "the old process").await;
 }
+
+/// Two that are renamed at once have the two sockets that were left, one each.
+#[tokio::test]
+async fn each_is_renamed_with_its_socket() {
+    let [web_at, at, dns_at] = [free(), free(), free()];
+    let web = format!("web: {{address: '{web_at}'}}");
+    let of = |names: [&str; 4]| {
+        let [a, b, c, d] = names;
+        [web.clone(), sharing(a, at), sharing(b, at), sharing_udp(c, dns_at), sharing_udp(d, dns_at)]
+    };
+    let house = House::start(&texts(&of(["a", "b", "c", "d"])), &udp().await).await;
+    let mut tunnel = websocket(at).await;
+    let session = client(dns_at).await;
+    let first = ask(&session).await;
+    house.follow(&texts(&of(["e", "f", "g", "h"]))).await;
+    assert_eq!(listening(house.gateway.pid()), 3);
+    all_are_answered(at).await;
+    all_datagrams_are_answered(dns_at).await;
+    says_back(&mut tunnel, "still there").await;
+    // What follows is in one session again.
+    let next = ask(&session).await;
+    assert_ne!(next, first);
+    for _ in 0..20 {
+        assert_eq!(ask(&session).await, next);
+    }
+}
