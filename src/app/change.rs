@@ -248,13 +248,16 @@ impl<'a> Work<'a> {
         if in_the_way.is_empty() {
             return bound;
         }
-        in_the_way.iter().try_for_each(|old| old.set_reuse_port(true))?;
-        let shared = EntryPoint { reuse_port: true, ..entry_point.clone() };
-        let bound = sockets::bind(socket, &shared, if entry_point.reuse_port { threads } else { 1 });
-        if !entry_point.reuse_port {
-            in_the_way.iter().chain(&bound).try_for_each(|one| one.set_reuse_port(false))?;
-        }
-        bound
+        let settings = in_the_way.iter().map(Bound::reuse_port).collect::<io::Result<Vec<_>>>()?;
+        let bound = in_the_way.iter().try_for_each(|old| old.set_reuse_port(true)).and_then(|()| {
+            let shared = EntryPoint { reuse_port: true, ..entry_point.clone() };
+            sockets::bind(socket, &shared, if entry_point.reuse_port { threads } else { 1 })
+        });
+        // They may stay where they are after all.
+        in_the_way.iter().zip(settings).try_for_each(|(old, reuse_port)| old.set_reuse_port(reuse_port))?;
+        let bound = bound?;
+        bound.set_reuse_port(entry_point.reuse_port)?;
+        Ok(bound)
     }
 
     fn not_listening(&self, socket: &SocketName, error: &io::Error) -> Problem {

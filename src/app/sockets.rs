@@ -33,6 +33,14 @@ impl Bound {
         }
     }
 
+    /// Whether other processes of the same user may use the address as well.
+    pub(super) fn reuse_port(&self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).reuse_port(),
+            Self::Udp(sockets) => sockets.first().map_or(Ok(false), |socket| SockRef::from(socket).reuse_port()),
+        }
+    }
+
     /// Says whether other processes of the same user may use the address as well. To let nobody in any more helps only for UDP, and for
     /// addresses that nobody was ever let in at.
     pub(super) fn set_reuse_port(&self, reuse_port: bool) -> io::Result<()> {

@@ -337,7 +337,7 @@ async fn an_address_grows_and_shrinks() {
 }
 
 /// Another process that joins an address, if it may.
-fn join(address: SocketAddr, kind: socket2::Type) -> std::io::Result<socket2::Socket> {
+pub(crate) fn join(address: SocketAddr, kind: socket2::Type) -> std::io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None)?;
     if kind == socket2::Type::STREAM {
         socket.set_reuse_address(true)?;

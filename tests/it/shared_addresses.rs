@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::entry_points::join;
 use crate::harness::house::{House, ask, client, echo, free, get, listening, says_back, texts, websocket};
 use crate::harness::peer::until;
 
@@ -99,5 +100,35 @@ async fn each_is_renamed_with_its_socket() {
     assert_ne!(next, first);
     for _ in 0..20 {
         assert_eq!(ask(&session).await, next);
+    }
+}
+
+/// What would have left its address for another, and stays since neither can have what it wants, lets nobody else in.
+#[tokio::test]
+async fn an_address_that_could_not_be_left_is_not_shared() {
+    for (kind, protocol) in [(socket2::Type::STREAM, ""), (socket2::Type::DGRAM, "/udp")] {
+        let [web_at, at, taken] = [free(), free(), free()];
+        let web = format!("web: {{address: '{web_at}'}}");
+        let moves = |address: &dyn std::fmt::Display| format!("moves: {{address: '{address}{protocol}'}}");
+        let house = House::start(&[&web, &moves(&at)], "").await;
+        assert!(join(at, kind).is_err());
+        // One is in the way of the whole port, the other at the new address. For UDP the system asks the newest only whether it shares.
+        let beside = SocketAddr::from(([127, 0, 0, 2], at.port()));
+        let blockers = [beside, taken].map(|address| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+            socket.bind(&address.into()).unwrap();
+            if kind == socket2::Type::STREAM {
+                socket.listen(1).unwrap();
+            }
+            socket
+        });
+        for options in ["", ", reusePort: true"] {
+            let whole = format!("all: {{address: ':{}{protocol}'{options}}}", at.port());
+            let told = house.reload(&[&web, &whole, &moves(&taken)]).await;
+            assert_eq!(told.code, Some(1), "{told:?}");
+            assert!(told.err.contains("entryPoints.all.address") && told.err.contains("entryPoints.moves.address"));
+            assert!(join(at, kind).is_err(), "{protocol}{options}");
+        }
+        drop(blockers);
     }
 }
