@@ -216,15 +216,59 @@ fn fuzz_targets_are_built_and_compare_with_the_parsers_of_the_gateway() {
     }
 }
 
-/// Whether a file below `folder` that belongs to this module has this test.
+/// Whether a file that belongs to this module has this test, and it runs.
 fn has_test(path: &str) -> bool {
     let (modules, function) = path.rsplit_once("::").unwrap_or_default();
     let modules = modules.replace("::", "/");
     let files =
         ["tests/it/{}.rs", "src/{}.rs", "src/{}/tests.rs", "src/{}/mod.rs"].map(|file| file.replace("{}", &modules));
-    let texts = files.iter().filter_map(|file| fs::read_to_string(root().join(file)).ok());
-    let start = format!("fn {function}() {{");
-    texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).any(|line| line.trim().ends_with(&start))
+    files.iter().filter_map(|file| fs::read_to_string(root().join(file)).ok()).any(|text| runs(&text, function))
+}
+
+/// Whether a text has a function of this name that is a test, and none that is passed over.
+fn runs(text: &str, function: &str) -> bool {
+    let heads = [format!("fn {function}() {{"), format!("async fn {function}() {{")];
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let found = lines.iter().enumerate().filter(|(_, line)| heads.iter().any(|head| head == *line));
+    found.into_iter().any(|(at, _)| {
+        // What stands between the item before and the function: attributes, perhaps of several lines, and comments.
+        let ends_something = |line: &&&str| line.is_empty() || line.ends_with(['{', '}', ';']);
+        let above = lines[..at].iter().rev().take_while(|line| !ends_something(line));
+        let attributes: Vec<&str> = above.copied().filter(|line| !line.starts_with("//")).collect();
+        let is_test = |line: &&str| *line == "#[test]" || line.starts_with("#[tokio::test");
+        let is_passed_over = |line: &&str| {
+            line.starts_with("#[ignore")
+                || line.starts_with("#[cfg(any())")
+                || (line.starts_with("#[cfg_attr") && line.contains("ignore"))
+        };
+        attributes.iter().any(is_test) && !attributes.iter().any(is_passed_over)
+    })
+}
+
+#[test]
+fn only_tests_that_run_are_found() {
+    let long = "#[tokio::test(flavor = \"multi_thread\")]\n#[expect(\n    clippy::x,\n    reason = \"y\"\n)]\n";
+    for (above, expected) in [
+        ("#[test]\n", true),
+        ("#[tokio::test]\n", true),
+        ("}\n\n/// Why.\n#[test]\n// More.\n", true),
+        (long, true),
+        ("", false),
+        ("/// #[test]\n", false),
+        ("#[test]\nfn b() {}\n\n", false),
+        ("#[test]\nfn b() {}\n", false),
+        ("#[inline]\n", false),
+        ("#[test]\n#[ignore]\n", false),
+        ("#[ignore = \"it is slow\"]\n#[tokio::test]\n", false),
+        ("#[test]\n#[cfg_attr(unix, ignore)]\n", false),
+        ("#[test]\n#[cfg(any())]\n", false),
+        ("#[test]\n// ", false),
+    ] {
+        for head in ["fn a() {", "    async fn a() {"] {
+            assert_eq!(runs(&format!("{above}{head}\n}}\n"), "a"), expected, "{above}{head}");
+        }
+    }
+    assert!(!runs("#[test]\nfn ab() {\n}\n#[test]\nfn c() { a() }\n", "a"));
 }
 
 #[test]
