@@ -66,6 +66,8 @@ struct Mind {
     patience: Patience,
     /// What of it is kept beside the storage.
     remembered: Vec<Remembered>,
+    /// Why what was refused since is not kept there yet.
+    unkept: Option<String>,
     /// When the server wants a certificate to be renewed, by its name there.
     windows: BTreeMap<String, Wish>,
     running: Vec<Names>,
@@ -155,6 +157,12 @@ impl Resolver {
     async fn step(self: &Arc<Self>, mind: &mut Mind, tasks: &mut JoinSet<Done>, updates: &Updates) -> Instant {
         let now = Instant::now();
         let mut wake = now + LOOKS_EVERY;
+        if mind.unkept.is_some() {
+            self.remember(mind).await;
+        }
+        if mind.unkept.is_some() {
+            wake = now + STORAGE_AGAIN;
+        }
         self.load(mind).await;
         if mind.storage.is_some() {
             wake = now + STORAGE_AGAIN;
@@ -252,22 +260,32 @@ impl Resolver {
         }
     }
 
-    /// Keeps what servers refuse, for who comes after this process.
+    /// Keeps what servers refuse, for who comes after this process. What cannot be written is tried again with the next step.
     async fn remember(&self, mind: &mut Mind) {
         let refusals = mind.patience.remember((Instant::now(), seconds()));
         let is_same = |(a, b): (&Remembered, &Remembered)| a.is_same(b);
         if refusals.len() == mind.remembered.len() && refusals.iter().zip(&mind.remembered).all(is_same) {
+            mind.unkept = None;
             return;
         }
-        mind.remembered.clone_from(&refusals);
-        let (storage, name) = (self.storage.clone(), self.name.clone());
+        let (storage, name, new) = (self.storage.clone(), self.name.clone(), refusals.clone());
         let write = move || match storage.hold()? {
-            Some(held) => storage.remember(&held, &name, refusals).map_err(|error| error.to_string()),
+            Some(held) => storage.remember(&held, &name, new).map_err(|error| error.to_string()),
             None => Err("another process has the storage".to_owned()),
         };
         let written = task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
-        if let Err(message) = written {
-            log::warn!("certificate resolver {}: what was refused is not kept: {message}", self.name);
+        match written {
+            Ok(()) => {
+                mind.remembered = refusals;
+                mind.unkept = None;
+            }
+            Err(message) => {
+                // Once for each reason: it is tried again and again.
+                if mind.unkept.as_ref() != Some(&message) {
+                    log::warn!("certificate resolver {}: what was refused is not kept: {message}", self.name);
+                }
+                mind.unkept = Some(message);
+            }
         }
     }
 
@@ -621,6 +639,31 @@ mod tests {
         let mut wake = Instant::now() + LOOKS_EVERY;
         resolver.begin(&mut mind, &mut JoinSet::new(), Vec::new(), &mut wake).await;
         assert!(mind.storage.is_some() && wake <= Instant::now() + STORAGE_AGAIN);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_that_could_not_be_written_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("acme.json");
+        let resolver = Arc::new(resolver(path.to_str().unwrap()));
+        let (mut mind, mut tasks) = (Mind::default(), JoinSet::new());
+        let updates = Arc::new(crate::control::Inbox::default()).updates("le.acme");
+        let kept = || resolver.storage.remembered("le").len();
+        let failure = Failure::Refused {
+            kind: "unauthorized".to_owned(),
+            detail: "no".to_owned(),
+            about: None,
+            retry_after: None,
+        };
+        let other = Storage::new(path.to_str().unwrap());
+        let held = other.hold().unwrap().unwrap();
+        resolver.note_failure(&mut mind, vec!["a.test".into()], failure);
+        resolver.remember(&mut mind).await;
+        let wake = resolver.step(&mut mind, &mut tasks, &updates).await;
+        assert!(kept() == 0 && mind.unkept.is_some() && wake <= Instant::now() + STORAGE_AGAIN);
+        drop(held);
+        resolver.step(&mut mind, &mut tasks, &updates).await;
+        assert!(kept() == 1 && mind.unkept.is_none());
     }
 
     #[test]
