@@ -18,11 +18,14 @@ use crate::config::install::Ocsp;
 use crate::control::Status;
 use crate::observe::metrics::{Metrics, ResponderAnswer, Staples};
 use crate::problem::Problem;
-use crate::tls::ocsp::{ANSWER_LIMIT_BYTES, Question, Staple, Verdict};
+use crate::tls::ocsp::{ANSWER_LIMIT_BYTES, Answer, Question, Verdict};
 use crate::tls::{Authorities, Certificate};
 use crate::web::Web;
 
+mod last_word;
 mod plan;
+
+use last_word::LastWord;
 
 /// Most requests at once.
 const AT_ONCE: usize = 16;
@@ -57,6 +60,7 @@ struct Known {
     /// Whom to ask.
     responders: Arc<[Box<str>]>,
     state: State,
+    last_word: LastWord,
     failures: u32,
     again: Instant,
     is_asked: bool,
@@ -64,8 +68,16 @@ struct Known {
 
 enum State {
     Missing,
-    Stapled(Staple),
+    Stapled(Answer),
     Revoked,
+}
+
+/// What is asked, and whom.
+struct Asked {
+    fingerprint: Fingerprint,
+    question: Arc<Question>,
+    responders: Arc<[Box<str>]>,
+    last_word: LastWord,
 }
 
 /// What came of a request.
@@ -129,8 +141,8 @@ impl Stapler {
                 None => self.begin(certificate),
             });
             // It may be another reading of the same file.
-            if let State::Stapled(staple) = &known.state {
-                certificate.staple(Some((&staple.der, staple.next_update)));
+            if let State::Stapled(answer) = &known.state {
+                certificate.staple(Some((&answer.der, answer.next_update)));
             }
             known.certificates.push(certificate.clone());
         }
@@ -147,6 +159,7 @@ impl Stapler {
             question,
             responders,
             state: State::Missing,
+            last_word: LastWord::default(),
             failures: 0,
             again,
             is_asked: false,
@@ -163,8 +176,8 @@ impl Stapler {
             *asked.entry(first.into()).or_default() += 1;
         }
         for (fingerprint, known) in mind {
-            if let State::Stapled(staple) = &known.state {
-                let left = Duration::from_secs(staple.next_update.saturating_sub(today).max(0).unsigned_abs());
+            if let State::Stapled(answer) = &known.state {
+                let left = Duration::from_secs(answer.next_update.saturating_sub(today).max(0).unsigned_abs());
                 wake = wake.min(now + left.min(LOOKS_EVERY));
                 if left.is_zero() {
                     known.lapse();
@@ -186,17 +199,20 @@ impl Stapler {
             if tasks.len() < AT_ONCE && *to_one < AT_ONCE_TO_ONE {
                 *to_one += 1;
                 known.is_asked = true;
-                tasks.spawn(self.clone().ask(*fingerprint, question, known.responders.clone()));
+                let (responders, last_word) = (known.responders.clone(), known.last_word);
+                tasks.spawn(self.clone().ask(Asked { fingerprint: *fingerprint, question, responders, last_word }));
             }
         }
         self.metrics.set_staples(count);
         wake
     }
 
-    async fn ask(self: Arc<Self>, fingerprint: Fingerprint, question: Arc<Question>, whom: Arc<[Box<str>]>) -> Done {
+    async fn ask(self: Arc<Self>, asked: Asked) -> Done {
+        let Asked { fingerprint, question, responders, last_word } = asked;
         let mut verdict = Err("names no responder".to_owned());
-        for url in &*whom {
-            verdict = self.ask_one(&question, url).await.map_err(|error| format!("{url}: {error}"));
+        for url in &*responders {
+            let answer = self.ask_one(&question, url).await.and_then(|verdict| last_word.heed(verdict));
+            verdict = answer.map_err(|error| format!("{url}: {error}"));
             if verdict.is_ok() {
                 break;
             }
@@ -245,32 +261,15 @@ impl Known {
     fn note(&mut self, verdict: Result<Verdict, String>) {
         let (now, chance) = (Instant::now(), fastrand::f64());
         self.is_asked = false;
-        let wait = match verdict {
-            Ok(Verdict::Good(staple)) => {
-                let wait = plan::after_answer(seconds(), staple.this_update, staple.next_update, chance);
-                self.show(Some(&staple));
-                self.tell(|names| {
-                    log::info!(
-                        event = "staple-obtained", names = names, next_update = staple.next_update,
-                        again_in_seconds = wait.as_secs();
-                        "the certificate for {names} is good, says its authority: that is stapled"
-                    );
-                });
-                self.state = State::Stapled(staple);
+        // The one that was asked may have been heard of meanwhile from elsewhere.
+        let wait = match verdict.and_then(|verdict| self.last_word.heed(verdict)) {
+            Ok(verdict) => {
+                let answer = verdict.answer();
+                let wait = plan::after_answer(seconds(), answer.this_update, answer.next_update, chance);
                 self.failures = 0;
+                self.last_word.is(&verdict);
+                self.believe(verdict, wait);
                 wait
-            }
-            Ok(Verdict::Revoked { at, this_update, next_update }) => {
-                self.show(None);
-                self.tell(|names| {
-                    log::error!(
-                        event = "certificate-revoked", names = names, revoked_at = at;
-                        "the certificate for {names} was REVOKED by its authority: clients that look will refuse it; replace it"
-                    );
-                });
-                self.state = State::Revoked;
-                self.failures = 0;
-                plan::after_answer(seconds(), this_update, next_update, chance)
             }
             Err(message) => {
                 self.failures = self.failures.saturating_add(1);
@@ -288,6 +287,33 @@ impl Known {
         self.again = now + wait;
     }
 
+    /// Shows what there is to show from now on. It is asked for again in `wait`.
+    fn believe(&mut self, verdict: Verdict, wait: Duration) {
+        match verdict {
+            Verdict::Good(answer) => {
+                self.show(Some(&answer));
+                self.tell(|names| {
+                    log::info!(
+                        event = "staple-obtained", names = names, next_update = answer.next_update,
+                        again_in_seconds = wait.as_secs();
+                        "the certificate for {names} is good, says its authority: that is stapled"
+                    );
+                });
+                self.state = State::Stapled(answer);
+            }
+            Verdict::Revoked { at, .. } => {
+                self.show(None);
+                self.tell(|names| {
+                    log::error!(
+                        event = "certificate-revoked", names = names, revoked_at = at;
+                        "the certificate for {names} was REVOKED by its authority: clients that look will refuse it; replace it"
+                    );
+                });
+                self.state = State::Revoked;
+            }
+        }
+    }
+
     /// The answer has ended, and there is no newer one.
     fn lapse(&mut self) {
         self.state = State::Missing;
@@ -297,9 +323,9 @@ impl Known {
         }
     }
 
-    fn show(&self, staple: Option<&Staple>) {
+    fn show(&self, answer: Option<&Answer>) {
         for certificate in &self.certificates {
-            certificate.staple(staple.map(|staple| (&*staple.der, staple.next_update)));
+            certificate.staple(answer.map(|answer| (&*answer.der, answer.next_update)));
         }
     }
 
@@ -343,4 +369,39 @@ fn fingerprint(certificate: &Certificate) -> Fingerprint {
 fn seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> Known {
+        Known {
+            certificates: vec![crate::tls::fallback::certificate().unwrap()],
+            question: None,
+            responders: [].into(),
+            state: State::Missing,
+            last_word: LastWord::default(),
+            failures: 0,
+            again: Instant::now(),
+            is_asked: true,
+        }
+    }
+
+    #[test]
+    fn a_revocation_is_not_taken_back_by_an_older_answer() {
+        let now = seconds();
+        let answer = |age: i64| Answer { der: [1].into(), this_update: now - age, next_update: now + 1000 };
+        let mut known = known();
+        known.note(Ok(Verdict::Good(answer(100))));
+        assert!(matches!(known.state, State::Stapled(_)));
+        known.note(Ok(Verdict::Revoked { at: now - 50, answer: answer(50) }));
+        for age in [100, 50] {
+            known.note(Ok(Verdict::Good(answer(age))));
+            assert!(matches!(known.state, State::Revoked), "{age}");
+        }
+        assert_eq!(known.failures, 2);
+        known.note(Ok(Verdict::Good(answer(49))));
+        assert!(matches!(known.state, State::Stapled(_)) && known.failures == 0);
+    }
 }

@@ -42,21 +42,28 @@ pub struct Question {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The certificate is good.
-    Good(Staple),
+    Good(Answer),
     /// It was revoked: nobody should use it any more.
     Revoked {
         /// When, in seconds of Unix time.
         at: i64,
-        /// From when the answer holds, in seconds of Unix time.
-        this_update: i64,
-        /// Until when the answer holds, in seconds of Unix time.
-        next_update: i64,
+        /// What says so.
+        answer: Answer,
     },
 }
 
-/// An answer that clients may be shown.
+impl Verdict {
+    /// The answer that says so.
+    pub fn answer(&self) -> &Answer {
+        match self {
+            Self::Good(answer) | Self::Revoked { answer, .. } => answer,
+        }
+    }
+}
+
+/// An answer that is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Staple {
+pub struct Answer {
     /// The answer, as the responder has signed it.
     pub der: Box<[u8]>,
     /// From when it holds, in seconds of Unix time.
@@ -129,15 +136,16 @@ impl Question {
         }
         let mut verdict = None;
         for single in about_us {
-            match judge_single(single, now)? {
-                (CertStatus::Good(_), this_update, next_update) => {
-                    let good = || Verdict::Good(Staple { der: answer.into(), this_update, next_update });
-                    verdict.get_or_insert_with(good);
+            let (status, this_update, next_update) = judge_single(single, now)?;
+            let answer = || Answer { der: answer.into(), this_update, next_update };
+            match status {
+                CertStatus::Good(_) => {
+                    verdict.get_or_insert_with(|| Verdict::Good(answer()));
                 }
-                (CertStatus::Revoked(info), this_update, next_update) => {
-                    return Ok(Verdict::Revoked { at: seconds(&info.revocation_time), this_update, next_update });
+                CertStatus::Revoked(info) => {
+                    return Ok(Verdict::Revoked { at: seconds(&info.revocation_time), answer: answer() });
                 }
-                (CertStatus::Unknown(_), ..) => return Err("the responder does not know the certificate".to_owned()),
+                CertStatus::Unknown(_) => return Err("the responder does not know the certificate".to_owned()),
             }
         }
         verdict.ok_or_else(|| "the answer says nothing".to_owned())
