@@ -18,7 +18,7 @@ use crate::observe::metrics::Upgrade;
 use crate::problem::Problems;
 use crate::process::command::{self, Answer, Command, Control, InsteadOf, Pinged, Request};
 use crate::process::drain::{self, Cause, Drain};
-use crate::process::handover::{Bond, Departure, Successor, Word};
+use crate::process::handover::{Bequest, Bond, Departure, Successor, Word};
 use crate::process::{Handover, Inheritance, Signal, Signals, SocketName, Supervisor, systemd};
 
 use super::assemble::{Listeners, Ready, Refusal, assemble};
@@ -62,6 +62,7 @@ fn prepare(start: Start, signals: Signals, mut inheritance: Option<Inheritance>)
         Ok(gateway) => {
             if let Some(inheritance) = &inheritance {
                 gateway.app.tickets.import(inheritance.secrets());
+                gateway.app.take_over_answers(inheritance.notes());
             }
             Ok(gateway.live(signals, inheritance))
         }
@@ -354,10 +355,11 @@ impl Life {
         let borrowed: Vec<_> =
             sockets.iter().map(|(name, socket): &(SocketName, OwnedFd)| (name.clone(), socket.as_fd())).collect();
         // Clients go on with their sessions; else all of them would make full handshakes with the new process at once.
-        let secrets = self.app.tickets.export();
+        // And what authorities have said of certificates is shown without a gap.
+        let bequest = Bequest { secrets: self.app.tickets.export(), notes: self.app.answers() };
         let started = Instant::now();
         let heir = tokio::select! {
-            heir = handover.begin(&borrowed, &secrets) => heir,
+            heir = handover.begin(&borrowed, &bequest) => heir,
             () = told_to_end(signals) => return Err(NotUpgraded::Stopped),
         };
         // Whoever asked twice meant this one.

@@ -275,6 +275,25 @@ impl App {
         }
     }
 
+    /// What responders have said of certificates, for a successor.
+    pub fn answers(&self) -> Vec<Vec<u8>> {
+        #[cfg(feature = "ocsp")]
+        if let Some(stapler) = &self.stapler {
+            return stapler.export();
+        }
+        Vec::new()
+    }
+
+    /// Shows clients what a predecessor has exported, as far as it is believed.
+    pub fn take_over_answers(&self, exported: &[Vec<u8>]) {
+        #[cfg(feature = "ocsp")]
+        if let Some(stapler) = &self.stapler {
+            stapler.import(exported);
+        }
+        #[cfg(not(feature = "ocsp"))]
+        let _ = exported;
+    }
+
     /// What is wrong with the entry points, apart from whether their addresses are free.
     pub fn check_doors(&self) -> Problems {
         let install = self.install();

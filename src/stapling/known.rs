@@ -35,7 +35,7 @@ pub(super) struct Known {
 pub(super) enum State {
     Missing,
     Stapled(Answer),
-    Revoked,
+    Revoked(Answer),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ impl Known {
     pub(super) fn next_look(&self, moment: Moment) -> Option<Instant> {
         let end = match &self.state {
             State::Stapled(answer) => Some(moment.now + moment.until(answer.next_update).min(LOOKS_EVERY)),
-            State::Missing | State::Revoked => None,
+            State::Missing | State::Revoked(_) => None,
         };
         let again = (self.turn == Turn::Rests && self.first().is_some()).then_some(self.again);
         end.into_iter().chain(again).min()
@@ -119,6 +119,29 @@ impl Known {
         self.again = moment.now + wait;
     }
 
+    /// What the process before was told. Whether that is believed.
+    pub(super) fn recall(&mut self, answer: &[u8], moment: Moment, chance: f64) -> bool {
+        let Some(question) = &self.question else { return false };
+        let heeded = question.judge(answer, moment.today).and_then(|verdict| self.last_word.heed(verdict));
+        let Ok(verdict) = heeded else { return false };
+        self.again = moment.now + self.believe(verdict, moment, chance);
+        true
+    }
+
+    /// The answer that counts, if it still does.
+    pub(super) fn answer(&self, moment: Moment) -> Option<&Answer> {
+        let answer = match &self.state {
+            State::Stapled(answer) | State::Revoked(answer) => answer,
+            State::Missing => return None,
+        };
+        (!moment.until(answer.next_update).is_zero()).then_some(answer)
+    }
+
+    /// Whether clients were told to insist on an answer.
+    pub(super) fn is_insisted_on(&self) -> bool {
+        self.certificates.iter().any(|certificate| certificate.must_staple())
+    }
+
     /// Shows what there is to show from now on; how long it is good enough.
     fn believe(&mut self, verdict: Verdict, moment: Moment, chance: f64) -> Duration {
         self.failures = 0;
@@ -127,9 +150,9 @@ impl Known {
         let wait = plan::after_answer(moment.today, answer.this_update, answer.next_update, chance);
         self.state = match verdict {
             Verdict::Good(answer) => State::Stapled(answer),
-            Verdict::Revoked { at, .. } => {
+            Verdict::Revoked { at, answer } => {
                 self.tell_of_revocation(at);
-                State::Revoked
+                State::Revoked(answer)
             }
         };
         self.show();
@@ -140,7 +163,7 @@ impl Known {
     pub(super) fn show(&self) {
         let answer = match &self.state {
             State::Stapled(answer) => Some((&*answer.der, answer.next_update)),
-            State::Missing | State::Revoked => None,
+            State::Missing | State::Revoked(_) => None,
         };
         for certificate in &self.certificates {
             certificate.staple(answer);
@@ -210,7 +233,7 @@ mod tests {
         known.note(Ok(Verdict::Revoked { at: 0, answer: answer(50) }), moment, 0.0);
         for age in [100, 50] {
             known.note(Ok(Verdict::Good(answer(age))), moment, 0.0);
-            assert!(matches!(known.state, State::Revoked), "{age}");
+            assert!(matches!(known.state, State::Revoked(_)), "{age}");
         }
         assert_eq!(known.failures, 2);
         known.note(Ok(Verdict::Good(answer(49))), moment, 0.0);

@@ -115,6 +115,22 @@ impl Mind {
         }
     }
 
+    /// What was said of each and holds, with what it is about in front; first of those for which clients insist on it.
+    pub(super) fn export(&self, moment: Moment) -> Vec<Vec<u8>> {
+        let mut said: Vec<_> = self.all.iter().filter_map(|it| Some((it, it.1.answer(moment)?))).collect();
+        said.sort_by_key(|((_, known), _)| !known.is_insisted_on());
+        said.into_iter().map(|((fingerprint, _), answer)| [&fingerprint[..], &answer.der].concat()).collect()
+    }
+
+    /// Takes over what the process before has exported, as far as it is about certificates in force and believed; how many it was.
+    pub(super) fn import(&mut self, exported: &[Vec<u8>], (moment, chance): (Moment, impl Fn() -> f64)) -> usize {
+        let read = exported.iter().filter_map(|note| note.split_first_chunk());
+        let taken = read.filter(|(fingerprint, answer)| {
+            self.change(**fingerprint, moment, |known| known.recall(answer, moment, chance())) == Some(true)
+        });
+        taken.count()
+    }
+
     /// When to look again.
     pub(super) fn wake(&self, now: Instant) -> Instant {
         let latest = now + LOOKS_EVERY;
@@ -155,7 +171,7 @@ fn of_state<'a>(count: &'a mut Staples, state: &State) -> &'a mut usize {
     match state {
         State::Missing => &mut count.missing,
         State::Stapled(_) => &mut count.valid,
-        State::Revoked => &mut count.revoked,
+        State::Revoked(_) => &mut count.revoked,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Method, Request, StatusCode, Uri};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -48,6 +49,7 @@ pub struct Stapler {
     web: Web,
     status: Arc<Status>,
     metrics: Arc<Metrics>,
+    mind: Mutex<Mind>,
 }
 
 /// A moment by both clocks.
@@ -86,29 +88,43 @@ impl Stapler {
             head: Some(ANSWERS_WITHIN),
             limit_bytes: ANSWER_LIMIT_BYTES,
         };
-        Ok(Self { overrides: settings.responder_overrides.clone(), web, status, metrics })
+        Ok(Self { overrides: settings.responder_overrides.clone(), web, status, metrics, mind: Mutex::default() })
+    }
+
+    /// What was said of certificates and still holds, for a successor: one note about each.
+    pub fn export(&self) -> Vec<Vec<u8>> {
+        self.mind.lock().export(Moment::now())
+    }
+
+    /// Takes over what a predecessor has exported, before it is asked about: what is about certificates in force and believed. What is no
+    /// such thing is left out.
+    pub fn import(&self, exported: &[Vec<u8>]) {
+        self.follow();
+        let taken = self.mind.lock().import(exported, (Moment::now(), fastrand::f64));
+        if taken > 0 {
+            log::info!(event = "staples-inherited", certificates = taken; "what authorities said to the process before of {taken} certificates still holds");
+        }
     }
 
     /// Goes on as long as the process does.
     pub async fn run(self: Arc<Self>) {
         let mut changes = self.status.changes();
-        let mut mind = Mind::default();
         let mut tasks = JoinSet::new();
-        self.follow(&mut mind);
+        self.follow();
         loop {
-            let wake = self.step(&mut mind, &mut tasks);
+            let wake = self.step(&mut tasks);
             tokio::select! {
                 changed = changes.changed() => match changed {
-                    Ok(()) => self.follow(&mut mind),
+                    Ok(()) => self.follow(),
                     Err(_) => return,
                 },
                 Some(done) = tasks.join_next() => match done {
-                    Ok(done) => self.note(&mut mind, done),
+                    Ok(done) => self.note(done),
                     Err(error) => {
                         log::error!("asking OCSP responders failed: {error}");
                         // Nobody knows which one it was.
                         tasks.shutdown().await;
-                        mind.break_down((Moment::now(), fastrand::f64()));
+                        self.mind.lock().break_down((Moment::now(), fastrand::f64()));
                     }
                 },
                 () = tokio::time::sleep_until(wake) => {}
@@ -117,15 +133,15 @@ impl Stapler {
     }
 
     /// Takes up the certificates that are in force now, and forgets those that are not.
-    fn follow(&self, mind: &mut Mind) {
+    fn follow(&self) {
         let Some(applied) = self.status.applied() else { return };
         let whom = |url: &str| self.overrides.get(url).map_or(url, |other| &**other).into();
-        mind.follow(applied.certificates.all(), whom, Moment::now());
+        self.mind.lock().follow(applied.certificates.all(), whom, Moment::now());
     }
 
     /// Ends what has ended, begins what is due; when to look again.
-    fn step(self: &Arc<Self>, mind: &mut Mind, tasks: &mut JoinSet<Done>) -> Instant {
-        let moment = Moment::now();
+    fn step(self: &Arc<Self>, tasks: &mut JoinSet<Done>) -> Instant {
+        let (moment, mut mind) = (Moment::now(), self.mind.lock());
         for asked in mind.begin(AT_ONCE.saturating_sub(tasks.len()), moment) {
             tasks.spawn(self.clone().ask(asked));
         }
@@ -165,13 +181,13 @@ impl Stapler {
         question.judge(&answer.body, Moment::now().today)
     }
 
-    fn note(&self, mind: &mut Mind, Done { fingerprint, verdict }: Done) {
+    fn note(&self, Done { fingerprint, verdict }: Done) {
         self.metrics.responder_answered(match &verdict {
             Ok(Verdict::Good(_)) => ResponderAnswer::Good,
             Ok(Verdict::Revoked { .. }) => ResponderAnswer::Revoked,
             Err(_) => ResponderAnswer::Failed,
         });
-        mind.note(fingerprint, verdict, (Moment::now(), fastrand::f64()));
+        self.mind.lock().note(fingerprint, verdict, (Moment::now(), fastrand::f64()));
     }
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use portcullis::process::handover::{Deadlines, Departure, Failure, Handover, Word};
+use portcullis::process::handover::{Bequest, Deadlines, Departure, Failure, Handover, Word};
 use portcullis::process::{BoundBy, Protocol, SocketName};
 
 const PATIENT: Deadlines = Deadlines { ready: Duration::from_secs(30), accepting: Duration::from_secs(30) };
@@ -51,7 +51,7 @@ async fn is_gone(pid: u32) {
 
 async fn fails(handover: &Handover) -> Failure {
     let (listener, web) = web();
-    handover.begin(&[(web, listener.as_fd())], b"").await.expect_err("a bad successor")
+    handover.begin(&[(web, listener.as_fd())], &Bequest::default()).await.expect_err("a bad successor")
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_good_heir_serves_all_kinds_of_sockets() {
         (name("local", Protocol::Unix, "local"), unix.as_fd()),
     ];
     let handover = to("serves");
-    let heir = handover.begin(&sockets, b"").await.unwrap();
+    let heir = handover.begin(&sockets, &Bequest::default()).await.unwrap();
     assert_eq!(heir.unclaimed(), [name("gone", Protocol::Tcp, "gone")]);
     let mut successor = heir.go().await.unwrap();
     let pid = successor.pid().to_string();
@@ -87,11 +87,11 @@ async fn a_good_heir_serves_all_kinds_of_sockets() {
     let length = client.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], pid.as_bytes());
 
-    assert!(matches!(handover.begin(&[], b"").await, Err(Failure::Underway)), "one at a time");
+    assert!(matches!(handover.begin(&[], &Bequest::default()).await, Err(Failure::Underway)), "one at a time");
     assert_eq!(successor.word().await, Word::Dropped(vec![name("web", Protocol::Tcp, "web")]));
     assert_eq!(successor.word().await, Word::Gone(Departure::Left));
     drop(successor);
-    handover.begin(&[], b"").await.unwrap();
+    handover.begin(&[], &Bequest::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -100,12 +100,12 @@ async fn three_hundred_sockets_and_the_longest_names() {
     let long = |at: usize| format!("{at:0>1024}");
     let named: Vec<(SocketName, BorrowedFd<'_>)> =
         sockets.iter().enumerate().map(|(at, s)| (name(&long(at), Protocol::Udp, long(at)), s.as_fd())).collect();
-    let heir = to("takes_every_other").begin(&named, b"").await.unwrap();
+    let heir = to("takes_every_other").begin(&named, &Bequest::default()).await.unwrap();
     assert_eq!(heir.unclaimed().len(), 150);
     assert!(heir.unclaimed().iter().all(|name| name.address.ends_with(['1', '3', '5', '7', '9'])));
 
     let longer = name(&"n".repeat(1025), Protocol::Udp, "");
-    let result = to("serves").begin(&[(longer, sockets[0].as_fd())], b"").await;
+    let result = to("serves").begin(&[(longer, sockets[0].as_fd())], &Bequest::default()).await;
     assert!(matches!(result, Err(Failure::TooMuch)));
 }
 
@@ -127,7 +127,7 @@ async fn one_that_hangs_before_go_is_killed() {
     let handover = to("hangs").within(HASTY);
     assert!(matches!(fails(&handover).await, Failure::NotReady(_)));
     let (listener, web) = web();
-    let heir = to("serves").begin(&[(web, listener.as_fd())], b"").await.unwrap();
+    let heir = to("serves").begin(&[(web, listener.as_fd())], &Bequest::default()).await.unwrap();
     let pid = heir.pid();
     assert!(lives(pid));
     drop(heir);
@@ -138,7 +138,7 @@ async fn one_that_hangs_before_go_is_killed() {
 async fn one_that_hangs_after_go_is_asked_to_end() {
     let (listener, web) = web();
     let handover = to("hangs_after_go").within(Deadlines { ready: PATIENT.ready, ..HASTY });
-    let heir = handover.begin(&[(web, listener.as_fd())], b"").await.unwrap();
+    let heir = handover.begin(&[(web, listener.as_fd())], &Bequest::default()).await.unwrap();
     let pid = heir.pid();
     assert!(matches!(heir.go().await, Err(Failure::NotAccepting { .. })));
     is_gone(pid).await;
@@ -152,7 +152,7 @@ async fn one_that_comes_too_late_knows() {
     let (listener, _) = web();
     let handover = to("comes_too_late").within(Deadlines { ready: PATIENT.ready, ..HASTY });
     let web = name("web", Protocol::Tcp, report.display());
-    let heir = handover.begin(&[(web, listener.as_fd())], b"").await.unwrap();
+    let heir = handover.begin(&[(web, listener.as_fd())], &Bequest::default()).await.unwrap();
     let pid = heir.pid();
     assert!(matches!(heir.go().await, Err(Failure::NotAccepting { .. })));
     is_gone(pid).await;
@@ -163,10 +163,10 @@ async fn one_that_comes_too_late_knows() {
 async fn a_death_after_go_lets_the_ancestor_resume() {
     let (listener, web) = web();
     let sockets = [(web, listener.as_fd())];
-    let heir = to("dies_after_go").begin(&sockets, b"").await.unwrap();
+    let heir = to("dies_after_go").begin(&sockets, &Bequest::default()).await.unwrap();
     assert!(matches!(heir.go().await, Err(Failure::Ended(how)) if how.contains("exit status: 9")));
 
-    let heir = to("dies_accepting").begin(&sockets, b"").await.unwrap();
+    let heir = to("dies_accepting").begin(&sockets, &Bequest::default()).await.unwrap();
     let mut successor = heir.go().await.unwrap();
     let Word::Gone(Departure::Died(how)) = successor.word().await else { panic!("it did not leave on purpose") };
     assert!(how.contains("signal: 6"), "{how}");

@@ -161,6 +161,55 @@ fn told_heir(out: &str) -> rustix::process::Pid {
     rustix::process::Pid::from_raw(number).unwrap()
 }
 
+/// A responder that gives these answers, each once, and then always the last one.
+async fn gives(answers: Vec<Vec<u8>>) -> Server {
+    Server::start(move |request| {
+        let Some(body) = answers.get(request.connection).or(answers.last()) else { return answer(503, "", "") };
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        vec![Step::ReadBody, Step::Send([head.as_bytes(), body].concat())]
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_upgrade_hands_over_what_authorities_have_said() {
+    let (registry, clock) = (Registry::new(), Clock::build());
+    let insists = format!("{}\ntlsfeature = status_request", responder("http://a.test/"));
+    let pairs = [registry.certify("a.test", 1, &insists), registry.certify("b.test", 2, &responder("http://b.test/"))];
+    // Of before the revocation, and valid for another day.
+    registry.know(&[("01", true), ("02", true)]);
+    clock.set(-3600);
+    let moved = [("LD_PRELOAD", clock.path("clock.so")), ("TEST_CLOCK", clock.path("moved"))];
+    let moved = moved.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let old = registry.answer("b.test", "ca", "-ndays 1", &moved);
+    registry.know(&[("01", true), ("02", false)]);
+    let good = registry.answer("a.test", "ca", "-ndays 1", &[]);
+    let revoked = registry.answer("b.test", "ca", "-ndays 1", &[]);
+    let servers = [gives(vec![good, Vec::new()]).await, gives(vec![revoked, old]).await];
+    let [a, b] = servers.each_ref().map(Server::url);
+    let overrides = format!("{{'http://a.test/': '{a}', 'http://b.test/': '{b}'}}");
+    let file = registry.path("static.yaml");
+    fs::write(&file, format!("ocsp: {{responderOverrides: {overrides}}}\n")).unwrap();
+    let gateway = Gateway::setup()
+        .flag(format!("configFile={}", file.display()))
+        .dynamic(routing(&pairs.each_ref(), ""))
+        .start()
+        .await;
+    until_shown(&gateway, &registry, "a.test", is_good).await;
+    until(|| gateway.log().contains("certificate-revoked")).await;
+    let upgraded = gateway.told("upgrade").await;
+    assert_eq!(upgraded.code, Some(0), "{upgraded:?}");
+    for _ in 0..10 {
+        let found = shown(gateway.address(), "a.test", &registry.path("ca.pem"), "").await;
+        assert!(is_good(found.as_deref()), "{found:?} {}", gateway.log());
+        assert_eq!(shown(gateway.address(), "b.test", &registry.path("ca.pem"), "").await, None);
+    }
+    // It knew them before it served, and nobody was asked again.
+    assert!(gateway.log().contains("staples-inherited"), "{}", gateway.log());
+    assert_eq!(servers.each_ref().map(Server::count), [1, 1], "{}", gateway.log());
+    rustix::process::kill_process(told_heir(&upgraded.out), rustix::process::Signal::TERM).unwrap();
+}
+
 #[tokio::test]
 async fn an_answer_is_shown_until_it_ends_and_not_a_moment_longer() {
     let (registry, clock) = (Registry::new(), Clock::build());

@@ -14,7 +14,9 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::channel::Channel;
-use super::message::{MAX_FIELD, MAX_SECRETS, MAX_SOCKETS, Message, Secrets, VERSION, packets};
+use super::message::{
+    MAX_FIELD, MAX_NOTE, MAX_NOTES, MAX_SECRETS, MAX_SOCKETS, Message, Opaque, VERSION, packets, weight,
+};
 use super::{SocketName, VARIABLE};
 
 /// How long the phases may take.
@@ -74,6 +76,15 @@ pub enum Failure {
     Channel(io::Error),
 }
 
+/// What a successor is given besides the sockets. What it means is known to it, and not here.
+#[derive(Clone, Debug, Default)]
+pub struct Bequest {
+    /// What only the two may know, 4096 bytes at most.
+    pub secrets: Vec<u8>,
+    /// What spares it work, in pieces of 60,000 bytes at most. Those that are longer, and those after the first 32 MiB, are left out.
+    pub notes: Vec<Vec<u8>>,
+}
+
 /// Starts successors of this process, one at a time.
 #[derive(Debug)]
 pub struct Handover {
@@ -113,20 +124,20 @@ impl Handover {
         &self.program
     }
 
-    /// Starts a successor, gives it duplicates of `sockets` and `secrets`, which are bytes that it understands and at most 4096,
-    /// and waits until it has loaded and checked everything.
+    /// Starts a successor, gives it duplicates of `sockets` and what is `bequest`, and waits until it has loaded and checked
+    /// everything.
     ///
     /// # Errors
     /// A [`Failure`]; the successor is gone then.
-    pub async fn begin(&self, sockets: &[(SocketName, BorrowedFd<'_>)], secrets: &[u8]) -> Result<Heir, Failure> {
+    pub async fn begin(&self, sockets: &[(SocketName, BorrowedFd<'_>)], bequest: &Bequest) -> Result<Heir, Failure> {
         let permit = Permit::take(&self.underway)?;
         let too_long = |name: &SocketName| name.entry_point.as_str().len().max(name.address.len()) > MAX_FIELD;
-        if secrets.len() > MAX_SECRETS || sockets.len() > MAX_SOCKETS || sockets.iter().any(|(name, _)| too_long(name))
-        {
+        let too_many = bequest.secrets.len() > MAX_SECRETS || sockets.len() > MAX_SOCKETS;
+        if too_many || sockets.iter().any(|(name, _)| too_long(name)) {
             return Err(Failure::TooMuch);
         }
         let mut heir = self.start(permit).map_err(|error| Failure::Start { program: self.program.clone(), error })?;
-        match timeout(self.deadlines.ready, heir.prepare(sockets, secrets)).await {
+        match timeout(self.deadlines.ready, heir.prepare(sockets, bequest)).await {
             Ok(Ok(unclaimed)) => {
                 let named = |at: u16| sockets.get(usize::from(at)).map(|(name, _)| name.clone());
                 heir.unclaimed = unclaimed.into_iter().filter_map(named).collect();
@@ -211,10 +222,17 @@ impl Heir {
         }
     }
 
-    async fn prepare(&mut self, sockets: &[(SocketName, BorrowedFd<'_>)], secrets: &[u8]) -> Result<Vec<u16>, Failure> {
+    async fn prepare(
+        &mut self,
+        sockets: &[(SocketName, BorrowedFd<'_>)],
+        Bequest { secrets, notes }: &Bequest,
+    ) -> Result<Vec<u16>, Failure> {
         let Some(life) = &mut self.life else { return Err(Failure::Ended("before it was ready".to_owned())) };
         if !secrets.is_empty() {
-            life.tell(&Message::Secrets(Secrets(secrets.to_vec())), &[]).await?;
+            life.tell(&Message::Secrets(Opaque(secrets.clone())), &[]).await?;
+        }
+        for note in fitting(notes) {
+            life.tell(&Message::Note(Opaque(note.clone())), &[]).await?;
         }
         life.send_sockets(sockets).await?;
         match life.hear().await? {
@@ -391,6 +409,16 @@ fn unexpected(message: &Message) -> Failure {
     Failure::Garbled(format!("it said {message:?} out of turn"))
 }
 
+/// The notes that are sent.
+fn fitting(notes: &[Vec<u8>]) -> impl Iterator<Item = &Vec<u8>> {
+    let mut left = MAX_NOTES;
+    notes.iter().filter(|note| note.len() <= MAX_NOTE).take_while(move |note| {
+        let fits = weight(note) <= left;
+        left = left.saturating_sub(weight(note));
+        fits
+    })
+}
+
 fn one_line(text: &str) -> String {
     text.split(|c: char| c.is_control()).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
@@ -438,6 +466,16 @@ mod tests {
         let called = std::env::current_exe().unwrap();
         let running = PathBuf::from(format!("{} (deleted)", called.display()));
         assert_eq!(choose(Some(called.clone()), running), called);
+    }
+
+    #[test]
+    fn notes_that_are_too_much_are_left_out() {
+        let (long, short) = (vec![0; MAX_NOTE + 1], vec![0; MAX_NOTE]);
+        assert_eq!(fitting(&[long, short.clone()]).count(), 1);
+        for note in [short, Vec::new()] {
+            let most = MAX_NOTES / weight(&note);
+            assert_eq!(fitting(&vec![note; most + 2]).count(), most);
+        }
     }
 
     #[test]

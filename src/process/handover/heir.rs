@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::channel::Channel;
-use super::message::{MAX_SOCKETS, Message, Secrets, packets};
+use super::message::{MAX_NOTES, MAX_SOCKETS, Message, Opaque, packets, weight};
 use super::{SocketName, Sockets, VARIABLE};
 
 /// The ancestor sends its sockets as the first thing; slower than this, it is not well.
@@ -50,7 +50,8 @@ pub enum Succession {
 pub struct Inheritance {
     channel: Channel,
     sockets: Sockets,
-    secrets: Secrets,
+    secrets: Opaque,
+    notes: Vec<Vec<u8>>,
     predecessor: u32,
 }
 
@@ -80,6 +81,11 @@ impl Inheritance {
     /// The secrets that the predecessor passed on; empty if it has none.
     pub fn secrets(&self) -> &[u8] {
         &self.secrets.0
+    }
+
+    /// What else it has passed on to spare this process work.
+    pub fn notes(&self) -> &[Vec<u8>] {
+        &self.notes
     }
 
     /// Everything is loaded and checked; what was not claimed is closed now.
@@ -142,7 +148,8 @@ impl Inheritance {
     fn receive(socket: OwnedFd, deadline: Instant) -> Result<Self, Denied> {
         let channel = Channel::over(socket)?;
         let predecessor = channel.maker()?;
-        let (mut sockets, mut secrets) = (Sockets::default(), Secrets::default());
+        let (mut sockets, mut secrets) = (Sockets::default(), Opaque::default());
+        let (mut notes, mut noted) = (Vec::new(), 0);
         loop {
             let (message, received) = match channel.receive_by(deadline) {
                 Ok(Some(heard)) => heard,
@@ -160,6 +167,14 @@ impl Inheritance {
                     secrets = passed_on;
                     continue;
                 }
+                Message::Note(Opaque(note)) => {
+                    noted += weight(&note);
+                    if noted > MAX_NOTES {
+                        return Err(Denied::Garbled("it passes on too much".to_owned()));
+                    }
+                    notes.push(note);
+                    continue;
+                }
                 other => return Err(Denied::Garbled(format!("it said {other:?} out of turn"))),
             };
             if sockets.len() + names.len() > MAX_SOCKETS {
@@ -169,7 +184,7 @@ impl Inheritance {
                 sockets.offer(name, socket);
             }
             if last {
-                return Ok(Self { channel, sockets, secrets, predecessor });
+                return Ok(Self { channel, sockets, secrets, notes, predecessor });
             }
         }
     }
@@ -231,6 +246,7 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
 
+    use super::super::message::MAX_NOTE;
     use super::super::{BoundBy, Protocol};
     use super::*;
 
@@ -243,16 +259,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_ancestor_that_passes_on_too_much_is_refused() {
+        let (ancestor, ours) = pair();
+        let heir = tokio::task::spawn_blocking(move || Inheritance::receive(ours, soon()));
+        let note = vec![0; MAX_NOTE];
+        for _ in 0..=MAX_NOTES / weight(&note) {
+            ancestor.send(&Message::Note(Opaque(note.clone())), &[]).await.unwrap();
+        }
+        let refused = heir.await.unwrap();
+        assert!(matches!(&refused, Err(Denied::Garbled(why)) if why.contains("too much")), "{refused:?}");
+    }
+
+    #[tokio::test]
     async fn an_ancestor_that_dies_leaves_its_sockets_to_us() {
         let (ancestor, ours) = pair();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (address, bound_by) = (":53".to_owned(), BoundBy::Gateway);
         let name = SocketName { entry_point: "dns".into(), protocol: Protocol::Udp, address, bound_by };
         let sockets = Message::Sockets { names: vec![name.clone()], last: true };
-        ancestor.send(&Message::Secrets(Secrets(b"keys".to_vec())), &[]).await.unwrap();
+        ancestor.send(&Message::Secrets(Opaque(b"keys".to_vec())), &[]).await.unwrap();
+        for note in ["one", "two"] {
+            ancestor.send(&Message::Note(Opaque(note.into())), &[]).await.unwrap();
+        }
         ancestor.send(&sockets, &[socket.as_fd()]).await.unwrap();
         let mut inheritance = Inheritance::receive(ours, soon()).unwrap();
         assert_eq!(inheritance.secrets(), b"keys");
+        assert_eq!(inheritance.notes(), [b"one", b"two"]);
         assert!(inheritance.sockets().claim(&name).is_some());
         drop(ancestor);
         inheritance.ready().unwrap();

@@ -19,6 +19,12 @@ pub(super) const MAX_SOCKETS: usize = 4096;
 pub(super) const MAX_FIELD: usize = 1024;
 /// Most bytes of secrets.
 pub(super) const MAX_SECRETS: usize = 4096;
+/// Longest note in bytes: one is a packet.
+pub(super) const MAX_NOTE: usize = MAX_BYTES - HEADER;
+/// Most bytes of all notes by their [`weight`]: those of ten thousand certificates.
+pub(super) const MAX_NOTES: usize = 32 << 20;
+/// What a note takes in memory besides its bytes: short ones must not be endlessly many.
+const NOTE_OVERHEAD: usize = 64;
 /// Longest reason in bytes; the rest is cut.
 const MAX_REASON: usize = 4096;
 
@@ -28,14 +34,19 @@ const HEADER: usize = 7;
 const SOCKETS_OVERHEAD: usize = HEADER + 3;
 const SOCKET_OVERHEAD: usize = 5;
 
-/// What the successor is to know besides the sockets, and nobody else. What it means is not this module's business.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Secrets(pub(super) Vec<u8>);
+/// How much of [`MAX_NOTES`] a note takes.
+pub(super) fn weight(note: &[u8]) -> usize {
+    note.len().saturating_add(NOTE_OVERHEAD)
+}
 
-impl fmt::Debug for Secrets {
+/// What the successor is to know besides the sockets. What it means is not this module's business.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct Opaque(pub(super) Vec<u8>);
+
+impl fmt::Debug for Opaque {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A message that comes out of turn is told in the log.
-        write!(f, "Secrets({} bytes)", self.0.len())
+        // A message that comes out of turn is told in the log, and nobody else is to know a secret.
+        write!(f, "{} bytes", self.0.len())
     }
 }
 
@@ -45,7 +56,9 @@ pub(super) enum Message {
     /// Old to new: the names of the sockets that travel with this packet, in the same order; `last` ends the series.
     Sockets { names: Vec<SocketName>, last: bool },
     /// Old to new, before the sockets: what only the two shall know. Not sent if there is nothing.
-    Secrets(Secrets),
+    Secrets(Opaque),
+    /// Old to new, before the sockets: what spares the new process work. As many as there are.
+    Note(Opaque),
     /// New to old: all is checked. The numbers count through all sockets sent and name those that were closed unclaimed.
     Ready { unclaimed: Vec<u16> },
     /// New to old: it cannot be done, for this reason.
@@ -85,8 +98,8 @@ impl Message {
                 put_number(&mut packet, unclaimed.len())?;
                 unclaimed.iter().for_each(|index| packet.extend(index.to_be_bytes()));
             }
-            Self::Secrets(Secrets(bytes)) if bytes.len() > MAX_SECRETS => return Err(Garbled::Malformed),
-            Self::Secrets(Secrets(bytes)) => packet.extend(bytes),
+            Self::Secrets(Opaque(bytes)) if bytes.len() > MAX_SECRETS => return Err(Garbled::Malformed),
+            Self::Secrets(Opaque(bytes)) | Self::Note(Opaque(bytes)) => packet.extend(bytes),
             Self::Failed { reason } => packet.extend(cut(reason, MAX_REASON).as_bytes()),
             Self::Go | Self::Accepting | Self::Leaving => {}
         }
@@ -122,7 +135,8 @@ impl Message {
             5 => Self::Accepting,
             6 => Self::Leaving,
             8 => Self::Dropped { names: reader.names()? },
-            7 if rest.len() <= MAX_SECRETS => return Ok(Self::Secrets(Secrets(rest.to_vec()))),
+            7 if rest.len() <= MAX_SECRETS => return Ok(Self::Secrets(Opaque(rest.to_vec()))),
+            9 => return Ok(Self::Note(Opaque(rest.to_vec()))),
             _ => return Err(Garbled::Malformed),
         };
         if reader.0.is_empty() { Ok(message) } else { Err(Garbled::Malformed) }
@@ -138,6 +152,7 @@ impl Message {
             Self::Leaving => 6,
             Self::Secrets(_) => 7,
             Self::Dropped { .. } => 8,
+            Self::Note(_) => 9,
         }
     }
 }
@@ -282,10 +297,13 @@ mod tests {
         assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
         let too_long = "n".repeat(MAX_FIELD + 1);
         assert!(Message::Sockets { names: vec![name(&too_long, "")], last: true }.encode().is_err());
-        let message = Message::Secrets(Secrets(vec![7; MAX_SECRETS]));
+        let message = Message::Secrets(Opaque(vec![7; MAX_SECRETS]));
         assert!(!format!("{message:?}").contains('7'), "never told");
         assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
-        assert!(Message::Secrets(Secrets(vec![0; MAX_SECRETS + 1])).encode().is_err());
+        assert!(Message::Secrets(Opaque(vec![0; MAX_SECRETS + 1])).encode().is_err());
+        let message = Message::Note(Opaque(vec![7; MAX_NOTE]));
+        assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
+        assert!(Message::Note(Opaque(vec![0; MAX_NOTE + 1])).encode().is_err());
         let reason = "ü".repeat(MAX_REASON);
         let cut = Message::decode(&Message::Failed { reason }.encode().unwrap()).unwrap();
         assert_eq!(cut, Message::Failed { reason: "ü".repeat(MAX_REASON / 2) });
@@ -330,12 +348,14 @@ mod tests {
             last: bool,
             unclaimed: Vec<u16>,
             secrets: Vec<u8>,
+            note: Vec<u8>,
             reason in ".{0,200}",
         ) {
             for message in [
                 Message::Dropped { names: names.clone() },
                 Message::Sockets { names, last },
-                Message::Secrets(Secrets(secrets)),
+                Message::Secrets(Opaque(secrets)),
+                Message::Note(Opaque(note)),
                 Message::Ready { unclaimed },
                 Message::Failed { reason },
                 Message::Go,

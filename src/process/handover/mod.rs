@@ -4,8 +4,8 @@
 //! hand-over has two phases, because a successor that dies after it began to accept takes connections with it:
 //!
 //! ```text
-//! old: start it, send secrets
-//!      and sockets            ──▶ new: load and check everything, accept nothing
+//! old: start it, send secrets,
+//!      notes and sockets      ──▶ new: load and check everything, accept nothing
 //!                             ◀── `ready`, or `failed` with the reason
 //! old: `go`                   ──▶ new: accept
 //! old: stop accepting, drain  ◀── `accepting`
@@ -20,7 +20,7 @@ mod heir;
 mod message;
 mod sockets;
 
-pub use ancestor::{Deadlines, Departure, Failure, Handover, Heir, Successor, Word};
+pub use ancestor::{Bequest, Deadlines, Departure, Failure, Handover, Heir, Successor, Word};
 pub use heir::{Bond, Denied, Inheritance, Succession};
 pub use sockets::{BoundBy, Claimed, Protocol, SocketName, Sockets};
 
