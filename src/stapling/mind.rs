@@ -72,10 +72,13 @@ impl Mind {
             let responder = self.change(fingerprint, moment, |known| {
                 let before = known.turn;
                 known.look(moment);
-                known.first().filter(|_| known.turn == Turn::Waits && before != Turn::Waits).cloned()
+                let first = known.first().filter(|_| known.turn == Turn::Waits && before != Turn::Waits);
+                first.cloned().map(|first| (first, known.is_insisted_on()))
             });
-            if let Some(responder) = responder.flatten() {
-                self.queue.wait(&responder, fingerprint);
+            match responder.flatten() {
+                Some((responder, true)) => self.queue.hurry(&responder, fingerprint),
+                Some((responder, false)) => self.queue.wait(&responder, fingerprint),
+                None => {}
             }
         }
         let mut begun = Vec::new();

@@ -38,6 +38,11 @@ impl Queue {
         self.change(responder, |line| line.waiting.push_back(who));
     }
 
+    /// Somebody waits from now on, in front of all others.
+    pub(super) fn hurry(&mut self, responder: &Responder, who: Fingerprint) {
+        self.change(responder, |line| line.waiting.push_front(who));
+    }
+
     /// Somebody is being asked about that was not taken from here.
     pub(super) fn is_asked(&mut self, responder: &Responder) {
         self.change(responder, |line| line.asked += 1);
@@ -93,6 +98,10 @@ mod tests {
         queue.is_done(&slow);
         assert_eq!(queue.next(), Some((slow.clone(), [4; 32])));
         assert_eq!(queue.next(), None);
+        // Whoever is in a hurry comes first.
+        queue.hurry(&slow, [50; 32]);
+        queue.is_done(&slow);
+        assert_eq!(queue.next(), Some((slow.clone(), [50; 32])));
         // Those of before a change of the configuration count.
         let mut other = Queue::default();
         for _ in 0..AT_ONCE_TO_ONE {

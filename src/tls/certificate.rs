@@ -23,6 +23,10 @@ const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
 /// The extension of handshakes with which clients ask for an answer (RFC 6066 §8).
 const STATUS_REQUEST: u32 = 5;
 
+/// How long another certificate may stand in for one that has no answer of its authority yet, in seconds. Responders take a while to know
+/// what was just issued: five attempts fall into this time. Who replaces a certificate wants the old one gone, so it is no longer.
+const STANDS_IN_FOR: i64 = 300;
+
 /// A certificate and its key as written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -42,6 +46,8 @@ pub struct Certificate {
     pub(super) key: Arc<CertifiedKey>,
     /// The same with an answer of its authority, while there is one.
     stapled: ArcSwapOption<Stapled>,
+    /// Another one with an answer, that is shown until there is one for this.
+    stand_in: ArcSwapOption<Stapled>,
     /// Names that it is for, lower case; `*.` stands for one label.
     names: Box<[Box<str>]>,
     addresses: Box<[IpAddr]>,
@@ -56,8 +62,14 @@ pub struct Certificate {
 /// A certificate with an answer of its authority (OCSP).
 struct Stapled {
     key: Arc<CertifiedKey>,
-    /// Until when the answer holds, in seconds of Unix time.
+    /// Until when it may be shown, in seconds of Unix time.
     until: i64,
+}
+
+impl Stapled {
+    fn holds(&self, now: i64) -> bool {
+        now < self.until
+    }
 }
 
 impl Certificate {
@@ -97,6 +109,7 @@ impl Certificate {
         Ok(Self {
             key: Arc::new(key),
             stapled: ArcSwapOption::empty(),
+            stand_in: ArcSwapOption::empty(),
             names,
             addresses,
             subject,
@@ -154,20 +167,65 @@ impl Certificate {
     }
 
     /// Shows clients that ask for it this answer of a responder from now on, as long as it holds: until `until`, in seconds of Unix
-    /// time. `None` ends that.
+    /// time. `None` ends that. Either way nothing stands in for it any more.
     pub fn staple(&self, answer: Option<(&[u8], i64)>) {
         self.stapled.store(answer.map(|(answer, until)| {
             let key = CertifiedKey { ocsp: Some(answer.into()), ..CertifiedKey::clone(&self.key) };
             Arc::new(Stapled { key: Arc::new(key), until })
         }));
+        self.stand_in.store(None);
+    }
+
+    /// Has `before` stand in for this one until [`Certificate::staple`] is called, or some minutes have passed. Whether it does: if clients
+    /// were told to insist on an answer, somebody can be asked for one, there is one for `before`, and that is good for the same names and
+    /// the same clients.
+    pub(super) fn let_stand_in(&self, before: &Self) -> bool {
+        self.let_stand_in_at(before, now())
+    }
+
+    fn let_stand_in_at(&self, before: &Self, now: i64) -> bool {
+        let waits = self.must_staple && !self.responders.is_empty() && self.stapled.load().is_none();
+        let stand_in = (waits && before.is_good_for(self)).then(|| before.answered(now)).flatten();
+        let stands_in = stand_in.is_some();
+        if stands_in {
+            self.stand_in.store(stand_in);
+        }
+        stands_in
+    }
+
+    /// Whether whoever can be served with `other` can be with this one.
+    fn is_good_for(&self, other: &Self) -> bool {
+        let signs = |key: &CertifiedKey, scheme| key.key.choose_scheme(&[scheme]).is_some();
+        let schemes = super::provider().signature_verification_algorithms.supported_schemes();
+        other.names.iter().all(|name| self.names.contains(name))
+            && other.addresses.iter().all(|address| self.addresses.contains(address))
+            && schemes.into_iter().all(|scheme| signs(&self.key, scheme) || !signs(&other.key, scheme))
+    }
+
+    /// It with its answer, or what stands in for it: for another one, and no longer than it would here.
+    fn answered(&self, now: i64) -> Option<Arc<Stapled>> {
+        let until = self.not_after.min(now.saturating_add(STANDS_IN_FOR));
+        match &*self.stapled.load() {
+            Some(own) if own.holds(now) => {
+                let it = Stapled { key: own.key.clone(), until: own.until.min(until) };
+                Some(it).filter(|it| it.holds(now)).map(Arc::new)
+            }
+            _ => self.stand_in.load_full().filter(|other| other.holds(now)),
+        }
     }
 
     /// What clients are shown now.
     pub(super) fn shown(&self) -> Arc<CertifiedKey> {
-        match &*self.stapled.load() {
-            Some(stapled) if now() < stapled.until => stapled.key.clone(),
-            _ => self.key.clone(),
+        match (&*self.stapled.load(), &*self.stand_in.load()) {
+            (None, None) => self.key.clone(),
+            (own, other) => self.shown_of([own, other], now()),
         }
+    }
+
+    /// The first of these that holds, or it without an answer.
+    fn shown_of(&self, answered: [&Option<Arc<Stapled>>; 2], now: i64) -> Arc<CertifiedKey> {
+        let found = answered.into_iter().flatten().find(|it| it.holds(now));
+        found.map_or(&self.key, |found| &found.key).clone()
     }
 
     /// Whether its key is an RSA one. Others are shorter and faster, and so are preferred.
@@ -248,42 +306,4 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A self-signed pair for these names.
-    pub(in crate::tls) fn pair(names: &[&str]) -> Settings {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let made = rcgen::generate_simple_self_signed(names).unwrap();
-        let key_file = Secret::new(made.signing_key.serialize_pem());
-        Settings { cert_file: made.cert.pem(), key_file, stores: Vec::new() }
-    }
-
-    #[test]
-    fn names_and_addresses_are_told() {
-        let found = Certificate::read(&pair(&["A.example", "*.b.example", "192.0.2.7", "2001:db8::1"])).unwrap();
-        assert_eq!(found.names().iter().map(|name| &**name).collect::<Vec<_>>(), ["a.example", "*.b.example"]);
-        assert_eq!(found.addresses(), ["192.0.2.7".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
-        assert!(!found.is_rsa());
-        assert!(found.not_after() > 0);
-    }
-
-    #[test]
-    fn mistakes_name_the_field() {
-        let (one, other) = (pair(&["a"]), pair(&["b"]));
-        let mixed = Settings { key_file: other.key_file, ..one.clone() };
-        let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
-        for (settings, expected) in [
-            (mixed, "keyFile"),
-            (Settings { cert_file: "/no/such/file".into(), ..one.clone() }, "certFile"),
-            (Settings { cert_file: garbage, ..one.clone() }, "certFile"),
-            (Settings { cert_file: one.key_file.reveal().to_owned(), ..one.clone() }, "certFile"),
-            (Settings { key_file: Secret::new(one.cert_file.clone()), ..one.clone() }, "keyFile"),
-            (Settings::default(), "certFile keyFile"),
-        ] {
-            let found = Certificate::read(&settings).unwrap_err();
-            let paths: Vec<_> = found.iter().map(|problem| &*problem.path).collect();
-            assert_eq!(paths.join(" "), expected);
-        }
-    }
-}
+pub(super) mod tests;

@@ -60,6 +60,22 @@ impl Certificates {
         self.all.iter()
     }
 
+    /// Has one of these stand in for `new`, which is not among them, until its authority has answered. Whether one does: only for those
+    /// that tell clients to insist on that, and for some minutes at most.
+    pub fn stand_in_for(&self, new: &Arc<Certificate>) -> bool {
+        if !new.must_staple() {
+            return false;
+        }
+        let named = new.names().first().and_then(|name| match name.strip_prefix("*.") {
+            Some(domain) => self.under.get(domain),
+            None => self.exact.get(&**name),
+        });
+        let found = named.or_else(|| self.addresses.get(new.addresses().first()?)).map(|found| &found[..]);
+        let found = found.unwrap_or_default();
+        // One that goes on has had its time.
+        !found.iter().any(|known| Arc::ptr_eq(known, new)) && found.iter().any(|before| new.let_stand_in(before))
+    }
+
     /// Whether there is one for `name` that is not the default one.
     pub fn has(&self, name: &str) -> bool {
         self.named(name).is_some()

@@ -210,6 +210,45 @@ async fn an_upgrade_hands_over_what_authorities_have_said() {
     rustix::process::kill_process(told_heir(&upgraded.out), rustix::process::Signal::TERM).unwrap();
 }
 
+/// Clients that insist on an answer are never without one while a certificate is renewed.
+#[tokio::test]
+async fn a_certificate_that_insists_on_an_answer_is_shown_once_it_has_one() {
+    let registry = Registry::new();
+    registry.know(&[("01", true), ("02", true)]);
+    let extensions = |url: &str| format!("{}\ntlsfeature = status_request", responder(url));
+    let old = registry.certify("a.test", 1, &extensions("http://first.test/"));
+    let first = gives(vec![registry.answer("a.test", "ca", "-ndays 1", &[])]).await;
+    let new = registry.certify("a.test", 2, &extensions("http://second.test/"));
+    let body = registry.answer("a.test", "ca", "-ndays 1", &[]);
+    // It takes its time.
+    let second = Server::start(move |_| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        vec![Step::ReadBody, Step::WaitForTest, Step::Send([head.as_bytes(), &body].concat())]
+    })
+    .await;
+    let file = registry.path("static.yaml");
+    let overrides = format!("{{'http://first.test/': '{}', 'http://second.test/': '{}'}}", first.url(), second.url());
+    fs::write(&file, format!("ocsp: {{responderOverrides: {overrides}}}\n")).unwrap();
+    let gateway =
+        Gateway::setup().flag(format!("configFile={}", file.display())).dynamic(routing(&[&old], "")).start().await;
+    let is_about = |found: Option<&str>, serial: &str| {
+        assert!(is_good(found), "there is always an answer: {found:?}");
+        found.is_some_and(|text| text.contains(&format!("Serial Number: {serial}")))
+    };
+    until_shown(&gateway, &registry, "a.test", is_good).await;
+    gateway.apply(&routing(&[&new], "")).await;
+    second.until_count(1).await;
+    let found = shown(gateway.address(), "a.test", &registry.path("ca.pem"), "").await;
+    assert!(is_about(found.as_deref(), "01"), "{found:?}");
+    assert!(gateway.log().contains("staple-awaited"), "{}", gateway.log());
+    second.go();
+    until_shown(&gateway, &registry, "a.test", |found| is_about(found, "02")).await;
+    // The time of the one before is over for good.
+    gateway.apply(&(routing(&[&new], "") + "  options: {default: {minVersion: VersionTLS12}}\n")).await;
+    let found = shown(gateway.address(), "a.test", &registry.path("ca.pem"), "").await;
+    assert!(is_about(found.as_deref(), "02"), "{found:?}");
+}
+
 #[tokio::test]
 async fn an_answer_is_shown_until_it_ends_and_not_a_moment_longer() {
     let (registry, clock) = (Registry::new(), Clock::build());

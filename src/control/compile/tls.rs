@@ -71,7 +71,13 @@ impl Tls {
         });
         let certificates = match before {
             Some(before) => before.certificates.clone(),
-            None => Arc::new(Certificates::new(&all, default)),
+            None => {
+                if let Some(previous) = previous.filter(|_| kit.staples) {
+                    let waiting = all.iter().filter(|certificate| previous.certificates.stand_in_for(certificate));
+                    waiting.for_each(|certificate| tell_of_stand_in(certificate));
+                }
+                Arc::new(Certificates::new(&all, default))
+            }
         };
         let options = build_options(written, &certificates, previous, kit, problems);
         Self { read, certificates, options }
@@ -119,6 +125,14 @@ impl Tls {
             .filter_map(|built| built.settings.as_ref().map(|settings| (&built.files, authority_paths(settings))));
         read.chain(options).any(|(files, paths)| *files != Files::of(&paths))
     }
+}
+
+fn tell_of_stand_in(certificate: &Certificate) {
+    let names = certificate.names().join(", ");
+    log::info!(
+        event = "staple-awaited", names = names;
+        "clients insist on an OCSP answer for the new certificate for {names}: the one before is shown until there is one, for five minutes at most"
+    );
 }
 
 /// What was read before.
