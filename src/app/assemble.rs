@@ -15,6 +15,9 @@ use super::held::Held;
 use super::sockets::{self, Bound};
 use super::{App, Memory, Start, options};
 
+/// How many tasks a thread runs before it looks at those that found no place in its own queue. They are the ones that have waited longest:
+/// were they not next, whoever is behind 256 others would wait until all of these are idle.
+const FIRST_COME_FIRST_SERVED: u32 = 1;
 /// How often threads are woken to look after their memory.
 const WAKE: Duration = Duration::from_secs(10);
 
@@ -113,7 +116,7 @@ pub(super) fn assemble(mut start: Start, inherited: Option<&mut Sockets>) -> Res
 
 fn runtime(name: &str, threads: usize, memory: Option<Memory>) -> Result<tokio::runtime::Runtime, Refusal> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(threads).thread_name(name).enable_all();
+    builder.worker_threads(threads).thread_name(name).enable_all().global_queue_interval(FIRST_COME_FIRST_SERVED);
     if let Some(memory) = memory {
         builder.on_thread_park(memory.tidy);
     }
