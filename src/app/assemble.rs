@@ -16,7 +16,7 @@ use super::sockets::{self, Bound};
 use super::{App, Memory, Start, options};
 
 /// How many tasks a thread runs before it looks at those that found no place in its own queue. They are the ones that have waited longest:
-/// were they not next, whoever is behind 256 others would wait until all of these are idle.
+/// were they not next, whoever is behind 256 others would wait until all of these are idle (decision 19).
 const FIRST_COME_FIRST_SERVED: u32 = 1;
 /// How often threads are woken to look after their memory.
 const WAKE: Duration = Duration::from_secs(10);
